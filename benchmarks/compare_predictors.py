@@ -1,0 +1,98 @@
+"""NAR-Former V2, XGBoost and FLOPs on the measured labels, mean and spread over seeds.
+
+    python benchmarks/compare_predictors.py --labels FILE [--split random] [--seeds 3]
+
+``FILE`` is a measurement store (``.db``) or an exported data set (``.jsonl.xz``). Each seed has a
+split and a training of its own: 80 % of the networks to train, 10 % to choose the epoch, 10 % to
+test. Prints the table, and writes it with its environment to ``results/predictors.<device>.md``
+(``results/predictors-unseen.<device>.md`` for ``--split leave-one-family-out``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm_costmodel.cli.compare import comparison_table
+from tvm_costmodel.profiling.environment import describe, machine_facts
+from tvm_costmodel.training.comparison import SPLITS, Row, compare, default_build
+from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.training.regressor import Regressor
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+NETWORKS = ("nar_former_v2",)
+
+
+def verdict(rows: list[Row], split: str) -> str:
+    """Who wins, in words, from the rows of the whole split."""
+    whole = {row.predictor: row for row in rows if row.split == split}
+    best = min(whole.values(), key=lambda row: row.mean["mape"])
+    others = sorted((r for r in whole.values() if r is not best), key=lambda r: r.mean["mape"])
+    second = others[0]
+    gap = second.mean["mape"] - best.mean["mape"]
+    noise = max(best.spread["mape"], second.spread["mape"])
+    clear = "more than" if gap > noise else "no more than"
+    return (
+        f"{best.predictor} has the lowest MAPE, {best.mean['mape']:.2f} % against "
+        f"{second.predictor}'s {second.mean['mape']:.2f} %; the gap of {gap:.2f} points is {clear} "
+        f"the spread over seeds ({noise:.2f})."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--labels", required=True, help=".db or .jsonl.xz")
+    parser.add_argument("--device", help="whose labels, when the file holds several devices'")
+    parser.add_argument("--split", choices=SPLITS, default="random")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--families", help="with leave-one-family-out, only these: a,b,c")
+    parser.add_argument("--epochs", type=int, help="of NAR-Former V2; its default otherwise")
+    parser.add_argument("--threads", type=int, help="of torch; its default otherwise")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("tvm_costmodel.training.comparison").setLevel(logging.INFO)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    def build(name: str, seed: int) -> Regressor:
+        regressor: Any = default_build(name, seed)
+        if name == "nar_former_v2" and args.epochs:
+            from dataclasses import replace
+
+            regressor.training = replace(regressor.training, epochs=args.epochs)
+        return regressor
+
+    labels = LabelledGraphs.from_file(args.labels, args.device)
+    families = args.families.split(",") if args.families else None
+    rows = compare(labels, NETWORKS, args.split, range(args.seeds), build, families)
+    table = comparison_table(rows)
+    print(table)
+    print(verdict(rows, args.split))
+    stem = "predictors" if args.split == "random" else "predictors-unseen"
+    path = RESULTS / f"{stem}.{labels.device}.md"
+    RESULTS.mkdir(exist_ok=True)
+    flags = f" --epochs {args.epochs}" if args.epochs else ""
+    flags += f" --split {args.split}" if args.split != "random" else ""
+    path.write_text(
+        f"# Predictors on {labels.device}\n\n"
+        f"{len(labels)} measured networks of {len(set(labels.families))} families, pipeline "
+        f"{labels.pipeline_key}, training set {labels.hash}; {args.seeds} seeds, split "
+        f"{args.split}; mean ± standard deviation over seeds.\n"
+        "The epoch is chosen on validation networks, never on the test networks.\n"
+        f"{describe(machine_facts())}.\n"
+        f"Made by `python benchmarks/compare_predictors.py --labels {Path(args.labels).name} "
+        f"--seeds {args.seeds}{flags}`.\n\n```\n{table}\n```\n\n{verdict(rows, args.split)}\n"
+    )
+    path.with_suffix(".json").write_text(
+        json.dumps([row.to_dict() for row in rows], indent=1) + "\n"
+    )
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""How long exporting a graph takes: the native walk, its Python twin, and what follows them.
+
+    python benchmarks/graph_walk.py              # the nine ONNX networks, ResNet-50 first
+    python benchmarks/graph_walk.py resnet50
+
+Prints a table, and writes it with its environment to ``results/graph_walk.<machine>.md``. The two
+walks are timed in turn within one run, so that their ratio does not move with the machine.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+from tabulate import tabulate
+
+from tvm_costmodel.frontends import native, relax_walk
+from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
+from tvm_costmodel.frontends.relax import from_relax, graph_from_arrays
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.environment import describe, machine_facts
+
+NETWORKS = (
+    "resnet50 bvlc_alexnet densenet121 inception_v1 inception_v2 shufflenet squeezenet vgg19 "
+    "zfnet512"
+).split()
+ROUNDS = 15
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+COLUMNS = (
+    "network, operators, native walk ms, Python walk ms, ratio, arrays to OpGraph ms, "
+    "from_relax ms, hash ms, costs ms, from_json ms"
+).split(", ")
+
+
+def fastest_ms(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Fastest of `ROUNDS` runs of each step, all steps taking turns within every round."""
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            step()  # brings the step's own code and objects back into the caches
+            start = time.perf_counter()
+            step()
+            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+    return best
+
+
+def row(network: str) -> list[Any]:
+    light = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{network}.onnx"
+    module = onnx_to_relax(load_onnx(light))
+    function = module["main"]
+    inputs = len(function.params)
+    arrays = native.walk(function, inputs)
+    graph = from_relax(module)
+    text = graph.to_json()
+    ms = fastest_ms(
+        {
+            "native": lambda: native.walk(function, inputs),
+            "python": lambda: relax_walk.walk(function, inputs),
+            "graph": lambda: graph_from_arrays(arrays),
+            "from_relax": lambda: from_relax(module),
+            "hash": lambda: OpGraph(graph.operators, graph.outputs).hash,
+            "costs": lambda: OpGraph(graph.operators, graph.outputs).costs,
+            "from_json": lambda: OpGraph.from_json(text),
+        }
+    )
+    rest = [ms[name] for name in ("graph", "from_relax", "hash", "costs", "from_json")]
+    return [network, len(graph), ms["native"], ms["python"], ms["python"] / ms["native"], *rest]
+
+
+def main(networks: list[str]) -> None:
+    rows = [row(network) for network in networks or NETWORKS]
+    formats = ("", "", ".3f", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f", ".2f")
+    print(tabulate(rows, COLUMNS, floatfmt=formats))
+    facts = machine_facts()
+    model = facts["cpu"].get("model name", "unknown")
+    machine = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"graph_walk.{machine}.md"
+    path.write_text(
+        "# Exporting a graph\n\n"
+        f"Fastest of {ROUNDS} rounds, one thread, one run. {describe(facts)}.\n"
+        "Made by `python benchmarks/graph_walk.py`.\n\n"
+        + tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats)
+        + "\n"
+    )
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,257 @@
+"""NAR-Former V2: a Transformer whose attention looks along a network's edges.
+
+Yi et al., "NAR-Former V2: Rethinking Transformer for Universal Neural Network Representation
+Learning", NeurIPS 2023, arXiv 2306.10792; whole-network (latency) variant::
+
+    tokens [B, N, 152]                          static [B, 40]
+        │                                           │
+    ┌───┴──────────────────────────────┐        linear 512
+    │ x = x * sigmoid(deg w + b)       │        dropout, relu
+    │ z = sigmoid(x W_qk + b)          │            │
+    │ S = (z z^T / sqrt(d)) * A        │            │
+    │ A' = S / (rowsum(S) + 1e-6)      │            │
+    │ x = (A' x) W_l + b + x W_r       │            │
+    │ x = dropout(relu(l2norm(x)))     │            │
+    │ x = x + gamma * FFN(LN(x))       │            │
+    └───┬──────────────────────────────┘  2 blocks  │
+        │                                           │
+    sum over operators [B, 512] ── concatenate ─────┘
+                                       │
+                     1024-512-512-1, relu, dropout, softplus ──► latency [B], ms
+
+``A`` is the undirected adjacency without self loops, ``deg`` its row sums, and ``FFN`` two linear
+maps d -> 4d -> d in 8 groups with a LayerNorm per group. The published configuration has 2,310,921
+parameters, and latencies in milliseconds.
+
+Two ways to run the same weights: `NarFormerV2.forward` on a padded batch with dense adjacency
+(the formulas as printed; accelerators), and `NarFormerV2.forward_merged` on a batch in which
+operators that must come out equal are computed once (CPU; see `tokenizer.batch.MergedBatch`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvm_costmodel.models.layers import Dropout, GroupedFeedForward, uniform_fan_in_
+
+_EPSILON = 1e-6  # added to the row sums of the scores, as published
+
+
+@dataclass(frozen=True)
+class NarFormerV2Config:
+    """Shape of the network. The defaults are the published whole-network configuration.
+
+    Attributes:
+        token_channels: Channels of one operator's token.
+        static_channels: Channels of the encoded whole-graph numbers.
+        channels: Width ``d`` of the blocks and of the head.
+        blocks: Number of attention blocks.
+        ffn_ratio: Hidden width of the feed-forward over ``channels``.
+        groups: Groups of the feed-forward's linear maps.
+        dropout: Drop probability, everywhere.
+        layer_scale: Start of gamma, the feed-forward's gain.
+    """
+
+    token_channels: int = 152
+    static_channels: int = 40
+    channels: int = 512
+    blocks: int = 2
+    ffn_ratio: int = 4
+    groups: int = 8
+    dropout: float = 0.05
+    layer_scale: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.channels % self.groups:
+            raise ValueError(f"channels {self.channels} not divisible by groups {self.groups}")
+        if self.blocks < 1 or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"blocks {self.blocks} must be >= 1, dropout {self.dropout} in [0, 1)")
+
+
+class Hop(NamedTuple):
+    """One attention step between two sets of merged operators, ``R_in`` rows to ``R_out`` rows.
+
+    Attributes:
+        own: int64 [R_out], input row of the operator itself.
+        source: int64 [E], input rows of the neighbours, grouped by output row.
+        target: int64 [E], output row of each entry of ``source``, ascending.
+        offsets: int64 [R_out], where each output row's neighbours start in ``source``.
+        degree: float32 [R_in, 1], number of neighbours of each input row.
+    """
+
+    own: Tensor
+    source: Tensor
+    target: Tensor
+    offsets: Tensor
+    degree: Tensor
+
+
+class EdgeAttention(nn.Module):
+    """Degree-modulated attention over neighbours with one shared query-key projection.
+
+    Args:
+        in_channels: Channels of the incoming tokens.
+        out_channels: Channels of the result.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.degree = nn.Linear(1, in_channels)
+        self.project = nn.Linear(in_channels, in_channels)
+        self.neighbours = nn.Linear(in_channels, out_channels)
+        self.root = nn.Linear(in_channels, out_channels, bias=False)
+        self.scale = 1.0 / math.sqrt(in_channels)
+
+    def _modulate(self, x: Tensor, degree: Tensor) -> tuple[Tensor, Tensor]:
+        x = x * torch.sigmoid(self.degree(degree))
+        return x, torch.sigmoid(self.project(x))
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """Attends over a padded batch.
+
+        Args:
+            x: Tokens [B, N, D_in].
+            adjacency: Symmetric 0/1 without self loops, padding all 0, [B, N, N].
+
+        Returns:
+            L2-normalised tokens [B, N, D_out].
+        """
+        x, z = self._modulate(x, adjacency.sum(dim=-1, keepdim=True))
+        scores = z @ z.transpose(-2, -1) * self.scale * adjacency  # [B, N, N]
+        attention = scores / (scores.sum(dim=-1, keepdim=True) + _EPSILON)
+        return F.normalize(self.neighbours(attention @ x) + self.root(x), dim=-1)
+
+    def forward_merged(self, x: Tensor, hop: Hop) -> Tensor:
+        """Attends from ``x [R_in, D_in]`` to ``[R_out, D_out]`` along a hop's edges."""
+        x, z = self._modulate(x, hop.degree)
+        target, source = hop.target, hop.source
+        scores = (z[hop.own[target]] * z[source]).sum(dim=-1) * self.scale  # [E]
+        total = scores.new_zeros(hop.own.shape[0]).index_add(0, target, scores) + _EPSILON
+        # A sparse matrix product: embedding_bag sums the weighted rows of x for each target.
+        attended = F.embedding_bag(
+            source, x, hop.offsets, mode="sum", per_sample_weights=scores / total[target]
+        )  # [R_out, D_in]
+        return F.normalize(self.neighbours(attended) + self.root(x)[hop.own], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention along the edges, then the grouped feed-forward.
+
+    Args:
+        in_channels: Channels of the incoming tokens.
+        config: Shape of the network.
+    """
+
+    def __init__(self, in_channels: int, config: NarFormerV2Config) -> None:
+        super().__init__()
+        width = config.channels
+        self.attention = EdgeAttention(in_channels, width)
+        self.dropout = Dropout(config.dropout)
+        self.feed_forward = GroupedFeedForward(
+            width, width * config.ffn_ratio, config.groups, config.dropout
+        )
+        self.gamma = nn.Parameter(torch.full((width,), config.layer_scale))
+
+    def _finish(self, x: Tensor) -> Tensor:
+        x = self.dropout(torch.relu(x))
+        return x + self.gamma * self.feed_forward(x)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """Maps ``x [B, N, D_in]`` under ``adjacency [B, N, N]`` to ``[B, N, D]``."""
+        return self._finish(self.attention(x, adjacency))
+
+    def forward_merged(self, x: Tensor, hop: Hop) -> Tensor:
+        """Maps ``x [R_in, D_in]`` along a hop to ``[R_out, D]``."""
+        return self._finish(self.attention.forward_merged(x, hop))
+
+
+class NarFormerV2(nn.Module):
+    """Latency of whole networks from their operators' tokens.
+
+    Args:
+        config: Shape of the network.
+    """
+
+    def __init__(self, config: NarFormerV2Config | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NarFormerV2Config()
+        width = config.channels
+        self.blocks = nn.ModuleList(
+            Block(config.token_channels if i == 0 else width, config) for i in range(config.blocks)
+        )
+        self.static = nn.Linear(config.static_channels, width)
+        self.head = nn.ModuleList(
+            [nn.Linear(2 * width, width), nn.Linear(width, width), nn.Linear(width, 1)]
+        )
+        self.dropout = Dropout(config.dropout)
+        for linear in (self.static, *self.head):
+            uniform_fan_in_(linear)
+
+    def set_output_level(self, latency_ms: float) -> None:
+        """Moves the last bias so that an untrained network answers about ``latency_ms``.
+
+        The published code starts at softplus(0) = 0.7 ms whatever the labels are; with labels of
+        hundreds of milliseconds that costs the first epochs.
+        """
+        # softplus(bias) = latency, in the form that does not overflow
+        bias = latency_ms + math.log(-math.expm1(-latency_ms))
+        nn.init.constant_(self.head[2].get_parameter("bias"), bias)
+
+    def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
+        """Latency of a padded batch.
+
+        Args:
+            tokens: [B, N, token_channels].
+            adjacency: Symmetric 0/1 without self loops, [B, N, N].
+            mask: Bool [B, N], true on operators, false on padding.
+            static: [B, static_channels].
+
+        Returns:
+            Latency in milliseconds, [B].
+        """
+        x = tokens
+        for block in self._blocks():
+            x = block(x, adjacency)
+        pooled = (x * mask.unsqueeze(-1)).sum(dim=1)  # [B, D]
+        return self._answer(pooled, static)
+
+    def forward_merged(
+        self, tokens: Tensor, hops: list[Hop], pool: tuple[Tensor, Tensor, Tensor], static: Tensor
+    ) -> Tensor:
+        """Latency of a merged batch, the same numbers as `forward`.
+
+        In training, operators that were merged share their dropout masks.
+
+        Args:
+            tokens: Distinct tokens, [R_0, token_channels].
+            hops: One per block.
+            pool: ``(rows, offsets, counts)``: int64 [P] rows of the last block's result that each
+                graph sums, grouped by graph; int64 [B] where each graph starts; float32 [P] how
+                many operators each row stands for.
+            static: [B, static_channels].
+
+        Returns:
+            Latency in milliseconds, [B].
+        """
+        x = tokens
+        for block, hop in zip(self._blocks(), hops, strict=True):
+            x = block.forward_merged(x, hop)
+        rows, offsets, counts = pool
+        pooled = F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)  # [B, D]
+        return self._answer(pooled, static)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _answer(self, pooled: Tensor, static: Tensor) -> Tensor:
+        static = torch.relu(self.dropout(self.static(static)))  # [B, D]
+        x = torch.cat([pooled, static], dim=-1)  # [B, 2 D]
+        x = self.dropout(torch.relu(self.head[0](x)))
+        x = self.dropout(torch.relu(self.head[1](x)))
+        return F.softplus(self.head[2](x)).squeeze(-1)  # [B]

@@ -1,0 +1,1 @@
+"""Measuring real latency: protocol, runners, store, workloads."""

@@ -1,0 +1,371 @@
+"""Labels as a training set: read from a store or from one compact, portable file.
+
+The file is ``.jsonl.xz``: JSON Lines, compressed. Its first line is a header (format, device,
+pipeline, protocol, environments, note on noise, counts), then follows a line for each kernel and
+for each network. Equal stores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.measurement import (
+    KernelTime,
+    Measurement,
+    content_key,
+    measurement_key,
+    quantile,
+)
+from tvm_costmodel.profiling.store import Store, timing_from_dict
+
+FORMAT = "tvm-costmodel-labels"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LabelRecord:
+    """One measured network."""
+
+    graph: OpGraph
+    graph_hash: str
+    latency_s: float
+    family: str
+    source: Mapping[str, Any]
+    kernels: tuple[KernelTime, ...] = ()
+    noise: float = 0.0
+    """(median - minimum) / minimum of the repeats that made the label."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels of one device, made by one pipeline under one measurement protocol."""
+
+    device: str
+    pipeline_key: str
+    pipeline: Mapping[str, Any]
+    protocol: int
+    environments: Mapping[str, Mapping[str, Any]]
+    records: tuple[LabelRecord, ...]
+    note: str = ""
+
+    @property
+    def hash(self) -> str:
+        """Content key over device, pipeline, graphs and latencies, whatever their order."""
+        rows = sorted((r.graph_hash, f"{r.latency_s:.6g}") for r in self.records)
+        return content_key(self.device, self.pipeline_key, self.protocol, rows)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The rows of a store that make one label set."""
+
+    device: str
+    pipeline_key: str
+    protocol: int
+    rows: tuple[Measurement, ...] = field(repr=False, default=())
+
+
+def read_labels(
+    path: str | Path, device: str | None = None, pipeline_key: str | None = None
+) -> LabelSet:
+    """Reads a training set from a store (``.db``) or an exported file (``.jsonl.xz``).
+
+    Args:
+        path: The store or file.
+        device: Whose labels to take; may be left out when there is one device only.
+        pipeline_key: Which pipeline's labels to take; may be left out when there is one only.
+
+    Returns:
+        The good labels, by graph hash. Each has a graph, at least one operator and a latency.
+
+    Raises:
+        StoreError: Missing, damaged or foreign file, no labels, or several devices or pipelines
+            to choose from.
+    """
+    if str(path).endswith(".xz"):
+        return _read_file(Path(path), device, pipeline_key)
+    with Store(path, write=False) as store:
+        chosen = _select(store, device, pipeline_key)
+        return LabelSet(
+            device=chosen.device,
+            pipeline_key=chosen.pipeline_key,
+            pipeline=store.pipelines()[chosen.pipeline_key],
+            protocol=chosen.protocol,
+            environments=_environments_of(store, chosen.rows),
+            records=tuple(_record(row) for row in chosen.rows if row.status == "ok"),
+            note=noise_note(chosen.rows),
+        )
+
+
+def noise_note(rows: tuple[Measurement, ...]) -> str:
+    """One line on how noisy the labels' repeats were."""
+    timings = [row.timing for row in rows if row.timing is not None]
+    if not timings:
+        return "no labels"
+    noise = [t.noise for t in timings]
+    loud = sum(not t.quiet for t in timings)
+    return (
+        f"median over minimum of the repeats: {quantile(noise, 0.5):.2%} typical, "
+        f"{quantile(noise, 0.9):.2%} at the 90th percentile; "
+        f"{loud} of {len(timings)} labels stayed noisy after re-measuring"
+    )
+
+
+def export_dataset(
+    store: Store, path: str | Path, device: str | None = None, pipeline_key: str | None = None
+) -> dict[str, Any]:
+    """Writes the labels of one device and pipeline as a ``.jsonl.xz`` file, atomically.
+
+    Returns:
+        The header that the file begins with.
+
+    Raises:
+        StoreError: No labels, several pipelines or devices, or the file cannot be written.
+    """
+    chosen = _select(store, device, pipeline_key)
+    kernels = {k.hash: k for row in chosen.rows for k in row.kernels}
+    header = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "device": chosen.device,
+        "pipeline_key": chosen.pipeline_key,
+        "pipeline": store.pipelines()[chosen.pipeline_key],
+        "protocol": chosen.protocol,
+        "environments": _environments_of(store, chosen.rows),
+        "note": noise_note(chosen.rows),
+        "networks": sum(row.status == "ok" for row in chosen.rows),
+        "kernels": len(kernels),
+        "statuses": dict(sorted(Counter(row.status for row in chosen.rows).items())),
+        "families": dict(
+            sorted(Counter(row.family for row in chosen.rows if row.status == "ok").items())
+        ),
+    }
+    lines = [header, *(_kernel_line(kernels[h]) for h in sorted(kernels))]
+    lines += [_network_line(row) for row in chosen.rows]
+    text = "".join(_dumps(line) + "\n" for line in lines)
+    packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
+    try:
+        write_atomically(path, packed)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}; free space or choose another path") from (
+            error
+        )
+    return header
+
+
+def import_dataset(store: Store, path: str | Path) -> int:
+    """Adds the labels of an exported file to a store.
+
+    Returns:
+        The number of rows added; rows that the store already has are left as they are.
+
+    Raises:
+        StoreError: The file is missing, damaged or foreign.
+    """
+    lines = _lines(Path(path))
+    header = next(lines)
+    for environment_id, facts in header["environments"].items():
+        store.put_environment(environment_id, facts)
+    kernels: dict[str, KernelTime] = {}
+    added = 0
+    for line in lines:
+        if "kernel" in line:
+            kernel = _kernel_from(line)
+            kernels[kernel.hash] = kernel
+            continue
+        row = _measurement_from(line, header, kernels)
+        if store.status(row.key) is None:
+            store.put_measurement(row)
+            added += 1
+    return added
+
+
+def _select(store: Store, device: str | None, pipeline_key: str | None) -> _Selection:
+    """Chooses the one device, pipeline and protocol to read, or says which there are."""
+    held = sorted({s.device for s in store.summary() if s.ok})
+    if device is None:
+        if len(held) > 1:
+            raise StoreError(
+                f"store {store.path} has labels of {len(held)} devices: {', '.join(held)}; "
+                "name one with --device"
+            )
+        device = held[0] if held else "any"
+    if pipeline_key is None:
+        pipeline_key, protocol = store.require_one_pipeline(device)
+    else:
+        fitting = [
+            s
+            for s in store.summary()
+            if s.ok and s.device == device and s.pipeline_key == pipeline_key
+        ]
+        if not fitting:
+            raise StoreError(
+                f"store {store.path} has no labels of pipeline {pipeline_key!r} for {device!r}"
+            )
+        protocol = max(s.protocol for s in fitting)
+    rows = [
+        row
+        for row in store.measurements(device, status=None, pipeline_key=pipeline_key)
+        if row.protocol == protocol
+    ]
+    rows.sort(key=lambda row: (row.graph_hash, row.source_key))
+    return _Selection(device, pipeline_key, protocol, tuple(rows))
+
+
+def _environments_of(store: Store, rows: tuple[Measurement, ...]) -> dict[str, dict[str, Any]]:
+    used = {row.environment_id for row in rows}
+    return {key: facts for key, facts in store.environments().items() if key in used}
+
+
+def _record(row: Measurement) -> LabelRecord:
+    assert row.timing is not None
+    return LabelRecord(
+        graph=OpGraph.from_json(row.graph),
+        graph_hash=row.graph_hash,
+        latency_s=row.timing.latency_s,
+        family=row.family,
+        source=row.source,
+        kernels=row.kernels,
+        noise=row.timing.noise,
+    )
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _short(value: Any) -> Any:
+    """Floats to seven significant digits, far below the noise, everywhere inside ``value``."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(item) for item in value]
+    return value
+
+
+def _kernel_line(kernel: KernelTime) -> dict[str, Any]:
+    record = asdict(kernel)
+    record["kernel"] = record.pop("hash")
+    record.pop("calls")
+    return _short(record)
+
+
+def _kernel_from(line: Mapping[str, Any]) -> KernelTime:
+    record = {key: value for key, value in line.items() if key != "kernel"}
+    parameters = tuple((tuple(shape), dtype) for shape, dtype in record.pop("parameters"))
+    return KernelTime(hash=line["kernel"], calls=1, parameters=parameters, **record)
+
+
+def _network_line(row: Measurement) -> dict[str, Any]:
+    return {
+        "graph_hash": row.graph_hash,
+        "graph": json.loads(row.graph) if row.graph else None,
+        "family": row.family,
+        "source": dict(row.source),
+        "source_key": row.source_key,
+        "status": row.status,
+        "error": row.error,
+        "timing": _short(asdict(row.timing)) if row.timing else None,
+        "kernels": [[k.name, k.hash, k.calls] for k in row.kernels],
+        "unscheduled": list(row.unscheduled),
+        "environment": row.environment_id,
+        "created_at": row.created_at,
+        "seconds": _short(dict(row.seconds)),
+    }
+
+
+def _measurement_from(
+    line: Mapping[str, Any], header: Mapping[str, Any], kernels: Mapping[str, KernelTime]
+) -> Measurement:
+    place = line["graph_hash"] or line["source_key"]
+    timing = timing_from_dict(line["timing"]) if line["timing"] else None
+    used = []
+    for name, kernel_hash, calls in line["kernels"]:
+        known = asdict(kernels[kernel_hash]) | {"name": name, "calls": calls}
+        used.append(KernelTime(**known))
+    return Measurement(
+        key=measurement_key(place, header["device"], header["pipeline_key"], header["protocol"]),
+        graph_hash=line["graph_hash"],
+        graph=_graph_json(line["graph"]),
+        device=header["device"],
+        config_key=header["pipeline_key"],
+        pipeline=header["pipeline"],
+        family=line["family"],
+        source=line["source"],
+        source_key=line["source_key"],
+        status=line["status"],
+        error=line["error"],
+        timing=timing,
+        kernels=tuple(used),
+        unscheduled=tuple(line["unscheduled"]),
+        environment_id=line["environment"],
+        protocol=header["protocol"],
+        created_at=line["created_at"],
+        seconds=line["seconds"],
+    )
+
+
+def _graph_json(graph: Any) -> str:
+    return OpGraph.from_json(json.dumps(graph)).to_json() if graph else ""
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the header, checked, then every further line of an exported file."""
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; give a .db store or an exported .jsonl.xz file")
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") as stream:
+            header = json.loads(stream.readline() or "{}")
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise StoreError(f"{path} is not a label file of this package (no such header)")
+            if header.get("version") != FORMAT_VERSION:
+                raise StoreError(
+                    f"{path} has label format {header.get('version')}, this version reads "
+                    f"{FORMAT_VERSION}; export the store again with this version"
+                )
+            yield header
+            for text in stream:
+                yield json.loads(text)
+    except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} is damaged or not an .xz label file: {error}") from error
+
+
+def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> LabelSet:
+    lines = _lines(path)
+    header = next(lines)
+    for name, wanted in (("device", device), ("pipeline_key", pipeline_key)):
+        if wanted is not None and wanted != header[name]:
+            raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {wanted!r}")
+    kernels: dict[str, KernelTime] = {}
+    records = []
+    for line in lines:
+        if "kernel" in line:
+            kernel = _kernel_from(line)
+            kernels[kernel.hash] = kernel
+            continue
+        row = _measurement_from(line, header, kernels)
+        if row.status == "ok":
+            records.append(_record(row))
+    return LabelSet(
+        device=header["device"],
+        pipeline_key=header["pipeline_key"],
+        pipeline=header["pipeline"],
+        protocol=header["protocol"],
+        environments=header["environments"],
+        records=tuple(records),
+        note=header["note"],
+    )

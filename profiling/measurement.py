@@ -1,0 +1,191 @@
+"""What one measurement is: the settings it is made with and the row that it leaves.
+
+Every label is taken in the order *reference kernel, network, reference kernel*, so that a machine
+that was busy or throttled while the network ran shows in the reference. A label whose repeats
+disagree, whose thread was pushed off its core or whose reference was slow is taken again, a
+bounded number of times, and the quietest attempt is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from tvm_costmodel.errors import ConfigError
+
+PROTOCOL_VERSION = 1
+"""Raised when the way a latency is taken changes: labels of two versions are never mixed."""
+
+STATUSES = (
+    "ok",
+    "source_failed",  # the network could not be made or exported as a graph
+    "build_failed",
+    "build_timeout",
+    "run_failed",
+    "run_timeout",
+    "wrong_output",  # it ran, but its outputs hold NaN or infinity
+)
+
+
+@dataclass(frozen=True)
+class MeasurementConfig:
+    """How a network and its kernels are timed. Times are in the unit that the name ends with."""
+
+    warmup: int = 1
+    """Untimed runs before anything is timed; the first also estimates the latency."""
+    min_repeat_ms: float = 20.0
+    """Each repeat runs the network often enough to take at least this long."""
+    max_repeats: int = 10
+    min_repeats: int = 3
+    budget_ms: float = 250.0
+    """Repeats are added up to ``max_repeats`` while they fit in this time."""
+    max_attempts: int = 3
+    """How often a noisy label is taken, the first time included."""
+    spread_limit: float = 0.03
+    """Noisy when (median - minimum) / minimum of the repeats is above this."""
+    reference_limit: float = 0.06
+    """Noisy when a reference time is this much above the usual one, as a share."""
+    idle_limit: float = 0.03
+    """Noisy when this share of the wall time was not spent on the processor."""
+    switches_per_s: float = 40.0
+    """Noisy when the thread was pushed off its core more often than this, a second."""
+    kernels: bool = True
+    """Also time each kernel of the network on its own."""
+    kernel_min_repeat_ms: float = 3.0
+    kernel_repeats: int = 3
+    kernel_spread_limit: float = 0.05
+    """A kernel is timed again, ``max_attempts`` times at most, while its repeats differ more."""
+    source_timeout_s: float = 120.0
+    build_timeout_s: float = 180.0
+    run_timeout_s: float = 120.0
+    memory_limit_mib: int = 6144
+    """A worker whose resident memory passes this is stopped and the row says so."""
+
+    def __post_init__(self) -> None:
+        if self.min_repeats < 1 or self.max_repeats < self.min_repeats:
+            raise ConfigError(
+                f"min_repeats={self.min_repeats}, max_repeats={self.max_repeats}: "
+                "use 1 <= min_repeats <= max_repeats"
+            )
+        for name in ("min_repeat_ms", "kernel_min_repeat_ms", "run_timeout_s", "build_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> MeasurementConfig:
+        """Rebuilds the settings.
+
+        Raises:
+            ConfigError: An unknown setting.
+        """
+        unknown = set(settings) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ConfigError(
+                f"unknown measurement setting {sorted(unknown)[0]!r}; "
+                f"known: {', '.join(f.name for f in fields(cls))}"
+            )
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed label. Latencies are seconds a run."""
+
+    latency_s: float
+    """The minimum over the repeats of the attempt that was kept."""
+    quantiles: Mapping[str, float]
+    """``p10``, ``p50``, ``p90`` over the repeats, in seconds."""
+    repeats: tuple[float, ...]
+    number: int
+    """Runs in each repeat."""
+    wall_s: float
+    cpu_s: float | None
+    """Processor time over the same stretch as ``wall_s``; None where it cannot be seen (RPC)."""
+    involuntary_switches: int | None
+    reference_s: float
+    """The faster of the reference kernel's times before and after."""
+    reference_after_s: float
+    noise: float
+    """(median - minimum) / minimum of the repeats."""
+    attempts: int = 1
+    quiet: bool = True
+    """False when every attempt was noisy."""
+    why_noisy: str = ""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel of a network, timed on its own inside the network's library."""
+
+    name: str
+    hash: str
+    calls: int
+    """How often one run of the network calls it."""
+    latency_s: float
+    noise: float = 0.0
+    flops: float | None = None
+    parameters: tuple[tuple[tuple[int, ...], str], ...] = ()
+    """(shape, dtype) of every argument, outputs last."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row: a network on a device, measured or failed."""
+
+    key: str
+    graph_hash: str
+    """32 hex characters; empty when the source failed before it gave a graph."""
+    graph: str
+    """Canonical OpGraph JSON; empty when there is none."""
+    device: str
+    config_key: str
+    """Key of the pipeline (compiler settings with their versions) that built it."""
+    pipeline: Mapping[str, Any]
+    family: str
+    source: Mapping[str, Any]
+    source_key: str
+    status: str
+    error: str = ""
+    timing: Timing | None = None
+    kernels: tuple[KernelTime, ...] = ()
+    unscheduled: tuple[str, ...] = ()
+    """Kernels that the schedule rule had no template for, with the reason."""
+    environment_id: str = ""
+    protocol: int = PROTOCOL_VERSION
+    created_at: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What the label cost: ``source``, ``build``, ``network``, ``kernels``."""
+
+    @property
+    def latency_s(self) -> float | None:
+        """Minimum over the repeats in seconds, None for a failed row."""
+        return self.timing.latency_s if self.timing else None
+
+
+def content_key(*parts: object) -> str:
+    """32 hex characters over the canonical JSON of ``parts``."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def measurement_key(
+    graph_hash: str, device: str, pipeline_key: str, protocol: int = PROTOCOL_VERSION
+) -> str:
+    """The key under which a label is stored, looked up and resumed."""
+    return content_key(graph_hash, device, pipeline_key, protocol)
+
+
+def quantile(values: tuple[float, ...] | list[float], share: float) -> float:
+    """Linear-interpolated quantile of a non-empty list; ``share`` is in [0, 1]."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,378 @@
+"""Measuring many networks: skip what is stored, build, time, commit, one row at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tvm_costmodel.errors import ConfigError, StoreError
+from tvm_costmodel.profiling.devices import Device, resolve_device
+from tvm_costmodel.profiling.environment import environment_id
+from tvm_costmodel.profiling.measurement import (
+    KernelTime,
+    Measurement,
+    MeasurementConfig,
+    measurement_key,
+)
+from tvm_costmodel.profiling.sources import Source, source_from_dict
+from tvm_costmodel.profiling.store import Store, timing_from_dict
+from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure
+
+logger = logging.getLogger(__name__)
+
+_COMPILER = "tvm_costmodel.compilers.relax"
+
+
+@dataclass(frozen=True)
+class SourceResult:
+    """What became of one source."""
+
+    family: str
+    key: str
+    graph_hash: str
+    status: str
+    latency_s: float | None
+    reused: bool
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ProfileSummary:
+    """What a run did. ``measured + reused + failed`` is the number of networks it went through."""
+
+    measured: int
+    reused: int
+    failed: int
+    store: str
+    device: str
+    pipeline_key: str
+    seconds: float
+    stopped: str
+    """Why it ended: ``finished``, ``count``, ``minutes`` or ``interrupted``."""
+    results: tuple[SourceResult, ...] = field(repr=False, default=())
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a keyboard interrupt ended it."""
+        return self.stopped == "interrupted"
+
+
+class Profiler:
+    """Measures networks on one device into one store.
+
+    Args:
+        device: A device or its name; ``cpu`` is this machine.
+        store: Where rows go; a path is opened, and created where there is none.
+        measurement: How a label is taken.
+        pipeline: Settings for ``PipelineConfig.from_dict``; None for its defaults.
+        cores: Cores that labels are taken on; the last ones of this machine by default.
+        retry_failed: Measure networks again whose stored row is a failure.
+        progress: Show a bar on standard error.
+        compiler: Module with ``build``, ``PipelineConfig``, ``cpu_target`` and versions.
+        check_machine: Refuse a store whose labels of this device come from another processor.
+    """
+
+    def __init__(
+        self,
+        device: Device | str,
+        store: Store | str | Path,
+        measurement: MeasurementConfig | None = None,
+        pipeline: Mapping[str, Any] | None = None,
+        cores: Sequence[int] | None = None,
+        retry_failed: bool = False,
+        progress: bool = True,
+        compiler: str = _COMPILER,
+        check_machine: bool = True,
+    ) -> None:
+        self.device = resolve_device(device) if isinstance(device, str) else device
+        self.store = store if isinstance(store, Store) else Store(store)
+        self.measurement = measurement or MeasurementConfig()
+        self.cores = default_cores(self.device) if cores is None else tuple(cores)
+        self._retry_failed = retry_failed
+        self._progress = progress
+        self._check_machine = check_machine
+        start = {
+            "device": self.device.to_dict(),
+            "cores": list(self.cores),
+            "measurement": self.measurement.to_dict(),
+            "pipeline": dict(pipeline) if pipeline is not None else None,
+            "compiler": compiler,
+        }
+        self._worker = Worker(start, self.device.threads, self.measurement.memory_limit_mib)
+        self._environment_id = ""
+        self._pipeline_key = ""
+        self._pipeline: Mapping[str, Any] = {}
+
+    def run(
+        self,
+        sources: Iterable[Source],
+        count: int | None = None,
+        minutes: float | None = None,
+        remeasure: bool = False,
+    ) -> ProfileSummary:
+        """Measures each source that has no row yet.
+
+        Args:
+            sources: What to measure, in this order.
+            count: Stop after so many networks, measured, reused or failed.
+            minutes: Start no further network after this time.
+            remeasure: Measure again what has a row, and replace it.
+
+        Returns:
+            Counts and one result for each network. A keyboard interrupt ends the run cleanly and
+            is told in ``stopped``; every row committed so far stays.
+
+        Raises:
+            StoreError: The store cannot be written (the disk is full, for instance).
+            CostModelError: No worker can be started on the device.
+        """
+        begin = time.monotonic()
+        deadline = begin + minutes * 60 if minutes is not None else float("inf")
+        results: list[SourceResult] = []
+        stopped = "finished"
+        with _beside(self.cores, self.device), self._bar(sources, count) as bar:
+            try:
+                self._greet()
+                for source in sources:
+                    if count is not None and len(results) >= count:
+                        stopped = "count"
+                        break
+                    if time.monotonic() >= deadline:
+                        stopped = "minutes"
+                        break
+                    results.append(self._one(source, remeasure))
+                    _show(bar, results)
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+            finally:
+                self._worker.stop()
+        return self._summary(results, stopped, time.monotonic() - begin)
+
+    def remeasure_stale(self, minutes: float | None = None) -> ProfileSummary:
+        """Measures again what older versions of the pipeline or protocol made.
+
+        A label of an older version is dropped once its network has a row of this version.
+        """
+        begin = time.monotonic()
+        try:
+            self._greet()
+        finally:
+            self._worker.stop()
+        records = self.store.stale(self.device.name, self._pipeline_key, self._pipeline)
+        summary = self.run([source_from_dict(record) for _, record in records], minutes=minutes)
+        self.store.delete_superseded(self.device.name, self._pipeline_key, self._pipeline)
+        return replace(summary, seconds=time.monotonic() - begin)
+
+    def _greet(self) -> None:
+        """Starts the worker and keeps what it says of pipeline and environment."""
+        greeting = self._worker.start()
+        self._pipeline_key = greeting["pipeline_key"]
+        self._pipeline = greeting["pipeline"]
+        facts = greeting["environment"]
+        self._environment_id = environment_id(facts)
+        if self._check_machine:
+            self._refuse_other_machine(facts)
+        self.store.put_environment(self._environment_id, facts)
+
+    def _refuse_other_machine(self, facts: Mapping[str, Any]) -> None:
+        """Labels of two processors under one device name would be mixed silently."""
+        for used in self.store.environments_of_device(self.device.name):
+            if used.get("cpu") != facts.get("cpu"):
+                raise StoreError(
+                    f"store {self.store.path} has labels for {self.device.name!r} made on "
+                    f"{used.get('cpu', {}).get('model name', '?')}, and this machine is "
+                    f"{facts.get('cpu', {}).get('model name', '?')}; use another --store, or a "
+                    "device file with a name of its own"
+                )
+
+    def _one(self, source: Source, remeasure: bool) -> SourceResult:
+        """Skips or measures one source and commits its row."""
+        source_key = source.key
+        graph_hash = self.store.graph_of_source(source_key)
+        if graph_hash is not None and not remeasure:
+            known = self._known(source, graph_hash or source_key)
+            if known is not None:
+                return known
+        row = Measurement(
+            key=self._key(source_key),
+            graph_hash="",
+            graph="",
+            device=self.device.name,
+            config_key=self._pipeline_key,
+            pipeline=self._pipeline,
+            family=source.family,
+            source=source.to_dict(),
+            source_key=source_key,
+            status="ok",
+            environment_id=self._environment_id,
+        )
+        row, known = self._attempt(row, source, remeasure)
+        if known is not None:
+            return known
+        row = replace(row, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        self.store.put_measurement(row)
+        if row.status != "ok":
+            logger.warning("%s: %s: %s", source.family, row.status, row.error[:300])
+        return _result(row)
+
+    def _attempt(
+        self, row: Measurement, source: Source, remeasure: bool
+    ) -> tuple[Measurement, SourceResult | None]:
+        """Describes, builds and times a source; a failure becomes the row's status."""
+        limits = self.measurement
+        stage, seconds = "source", {}
+        try:
+            self._worker.refresh()
+            self._worker.start()
+            start = time.perf_counter()
+            told = self._worker.request("describe", limits.source_timeout_s, source=row.source)
+            seconds["source"] = time.perf_counter() - start
+            graph_hash = told["graph_hash"]
+            row = replace(
+                row, key=self._key(graph_hash), graph_hash=graph_hash, graph=told["graph"]
+            )
+            known = None if remeasure else self._known(source, graph_hash)
+            if known is not None:
+                self.store.link_source(row.source_key, graph_hash, source.family, row.source)
+                return row, known
+            stage, start = "build", time.perf_counter()
+            built = self._worker.request("build", limits.build_timeout_s)
+            seconds["build"] = time.perf_counter() - start
+            row = replace(row, unscheduled=tuple(built["unscheduled"]))
+            stage = "run"
+            row = self._measure(row, built["kernels"], seconds)
+            self._worker.request("forget", limits.run_timeout_s)
+        except WorkerFailure as failure:
+            row = replace(row, status=_status(stage, failure.kind), error=str(failure))
+        return replace(row, seconds=seconds), None
+
+    def _measure(
+        self, row: Measurement, kernels: list[dict[str, Any]], seconds: dict[str, float]
+    ) -> Measurement:
+        """Times the built network and those kernels that have no time yet."""
+        place = (self.device.name, self._pipeline_key)
+        hashes = [kernel["hash"] for kernel in kernels] if self.measurement.kernels else []
+        known = self.store.known_kernels(*place, hashes)
+        wanted = [h for h in dict.fromkeys(hashes) if h not in known]
+        told = self._worker.request("measure", self.measurement.run_timeout_s, kernels=wanted)
+        seconds.update(told["seconds"])
+        timed: list[KernelTime] = []
+        for kernel in kernels if self.measurement.kernels else []:
+            times = told["kernels"].get(kernel["hash"])
+            if times is not None:
+                timed.append(_kernel_time(kernel, times))
+                continue
+            stored = self.store.kernel(kernel["hash"], *place)
+            if stored is not None:
+                timed.append(replace(stored, name=kernel["name"], calls=kernel["calls"]))
+        row = replace(row, timing=timing_from_dict(told["timing"]), kernels=tuple(timed))
+        if told["finite"]:
+            return row
+        return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
+
+    def _known(self, source: Source, place: str) -> SourceResult | None:
+        """The stored row of a graph hash, or of a source without one, unless to be retried."""
+        key = self._key(place)
+        row = self.store.brief(key)
+        if row is None or (row[1] != "ok" and self._retry_failed):
+            return None
+        graph_hash, status, latency_s, error = row
+        latency_s = latency_s if status == "ok" else None
+        return SourceResult(source.family, key, graph_hash, status, latency_s, True, error)
+
+    def _key(self, place: str) -> str:
+        return measurement_key(place, self.device.name, self._pipeline_key)
+
+    def _summary(self, results: list[SourceResult], stopped: str, seconds: float) -> ProfileSummary:
+        done = [r for r in results if r.status == "ok"]
+        return ProfileSummary(
+            measured=sum(not r.reused for r in done),
+            reused=sum(r.reused for r in done),
+            failed=len(results) - len(done),
+            store=str(self.store.path),
+            device=self.device.name,
+            pipeline_key=self._pipeline_key,
+            seconds=seconds,
+            stopped=stopped,
+            results=tuple(results),
+        )
+
+    def _bar(self, sources: Iterable[Source], count: int | None) -> Any:
+        held = len(sources) if isinstance(sources, Sequence) else None
+        limits = [n for n in (held, count) if n is not None]
+        total = min(limits) if limits else None
+        return tqdm(total=total, unit="net", disable=not self._progress, smoothing=0.1)
+
+
+def default_cores(device: Device) -> tuple[int, ...]:
+    """The last cores of this machine, as many as the device has threads; none for a board."""
+    if device.runner != "local" or not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = os.cpu_count() or 1
+    if device.threads > cores:
+        raise ConfigError(f"{device.threads} threads on {cores} cores; use {cores} or fewer")
+    return tuple(range(cores - device.threads, cores))
+
+
+@contextmanager
+def _beside(cores: tuple[int, ...], device: Device) -> Iterator[None]:
+    """Keeps this program off the cores that labels are taken on, while there are others."""
+    if device.runner != "local" or not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    others = before - set(cores)
+    if others:
+        os.sched_setaffinity(0, others)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _show(bar: Any, results: list[SourceResult]) -> None:
+    failed = sum(r.status != "ok" for r in results)
+    last = results[-1].latency_s
+    shown = f"{last * 1e3:.3g} ms" if last is not None else results[-1].status
+    bar.set_postfix_str(f"failed {failed}, last {results[-1].family} {shown}", refresh=False)
+    bar.update(1)
+
+
+def _status(stage: str, kind: str) -> str:
+    """A row's status from the stage that failed and how."""
+    if stage == "source":
+        return "source_failed"
+    return f"{stage}_timeout" if kind == "timeout" else f"{stage}_failed"
+
+
+def _kernel_time(kernel: Mapping[str, Any], times: Sequence[float]) -> KernelTime:
+    parameters = tuple((tuple(shape), dtype) for shape, dtype in kernel["parameters"])
+    return KernelTime(
+        name=kernel["name"],
+        hash=kernel["hash"],
+        calls=kernel["calls"],
+        latency_s=times[0],
+        noise=times[1],
+        parameters=parameters,
+    )
+
+
+def _result(row: Measurement) -> SourceResult:
+    return SourceResult(
+        family=row.family,
+        key=row.key,
+        graph_hash=row.graph_hash,
+        status=row.status,
+        latency_s=row.latency_s if row.status == "ok" else None,
+        reused=False,
+        error=row.error,
+    )

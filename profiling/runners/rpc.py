@@ -1,0 +1,235 @@
+"""Timing on a board through TVM's RPC tracker, inside the worker.
+
+Each network gets a session of its own, so that one which hangs or crashes the board's server costs
+that session alone. The kernels travel as a second library, because the timing function of an RPC
+module does not look into the modules that it imports.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.errors import ConfigError, DeviceError, MeasurementError
+from tvm_costmodel.profiling.devices import Device
+from tvm_costmodel.profiling.runners.arguments import random_array
+from tvm_costmodel.profiling.runners.local import finite
+from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
+from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
+
+_CONNECT_TIMEOUT_S = 5.0
+_BUSY_TIMEOUT_S = 60.0
+_POLL_S = 0.5
+
+
+class RpcRunner:
+    """Runs networks on a board that registered at a tracker.
+
+    Args:
+        device: A device with ``tracker`` and ``key``.
+        target: TVM target of the board.
+
+    Raises:
+        DeviceError: No tracker answers, or it knows no board of that key.
+    """
+
+    def __init__(self, device: Device, target: Any) -> None:
+        self._device = device
+        self._host, self._port = tracker_address(device)
+        self._folder = tempfile.TemporaryDirectory(prefix="tvm-costmodel-rpc-")
+        self._suffix = ".so" if device.cross_compiler else ".tar"
+        self._session: Any = None
+        self._cpu: Any = None
+        self._reference_module: Any = None
+        self._reference_arguments: list[Any] = []
+        self._library = self._path("reference")
+        self._tracker()  # a wrong address or key is told before anything is compiled
+        reference = build_reference(target)
+        self._export(reference.mod, self._library)
+
+    def reference(self, number: int, repeat: int) -> Sample:
+        """Times the reference kernel on the board."""
+        with self._told("timing the reference kernel"):
+            evaluator = self._reference_module.time_evaluator(NAME, self._cpu, number, repeat)
+            return _sample(lambda: evaluator(*self._reference_arguments).results)
+
+    def load(self, build: Any, inputs: Sequence[TensorSpec]) -> RpcNetwork:
+        """Opens a session, sends the network's library and sets random inputs."""
+        import tvm
+
+        network, kernels = self._path("network"), self._path("kernels")
+        self._export(build.executable.mod, network)
+        self._export(build.kernel_library, kernels)
+        self._open()
+        with self._told("sending the network"):
+            self._reference_module = self._send(self._library)
+            self._reference_arguments = [
+                tvm.runtime.tensor(random_array(spec), self._cpu) for spec in PARAMETERS
+            ]
+            return RpcNetwork(self, self._send(network), self._send(kernels), inputs)
+
+    def facts(self) -> dict[str, Any]:
+        """The board stands in for this machine's processor, which took no part."""
+        board = {"model name": f"{self._device.key} behind a TVM RPC tracker"}
+        return {"runner": "rpc", "key": self._device.key, "cpu": board, "caches": {}}
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._reference_arguments = []
+        self._reference_module = self._cpu = self._session = None
+        gc.collect()  # the session ends with the last remote object that refers to it
+
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """Names the board and the remedy in whatever goes wrong on it."""
+        import tvm
+
+        try:
+            yield
+        except (tvm.error.TVMError, OSError, RuntimeError) as error:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise MeasurementError(
+                f"{doing} on {self._device.key!r} failed: {last[0][:300]}; a session lasts "
+                f"{self._device.session_timeout_s} s (session_timeout_s in the device file); "
+                f"check the board with `{self._query()}`"
+            ) from error
+
+    def _open(self) -> None:
+        """Asks the tracker for a free board and opens a session on it."""
+        from tvm import rpc
+
+        self.close()
+        key = self._device.key
+        deadline = time.monotonic() + _BUSY_TIMEOUT_S
+        while (free := self._tracker()["queue_info"][key]["free"]) < 1:
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"every board of key {key!r} was busy for {_BUSY_TIMEOUT_S:g} s ({free} free); "
+                    f"see `{self._query()}`"
+                )
+            time.sleep(_POLL_S)
+        with self._told("opening a session"):
+            tracker = rpc.connect_tracker(self._host, self._port)
+            self._session = tracker.request(
+                key, session_timeout=self._device.session_timeout_s, max_retry=1
+            )
+        self._cpu = self._session.cpu(0)
+
+    def _tracker(self) -> dict[str, Any]:
+        """What the tracker knows, once it is sure that it answers and knows the key."""
+        from tvm import rpc
+
+        try:
+            socket.create_connection((self._host, self._port), _CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise DeviceError(
+                f"no RPC tracker answers at {self._host}:{self._port} ({error}); start one with "
+                f"`python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {self._port}`, "
+                f"check it with `{self._query()}`"
+            ) from error
+        told: dict[str, Any] = rpc.connect_tracker(self._host, self._port).summary()
+        boards = sorted(key for key in told["queue_info"])
+        if self._device.key not in boards:
+            raise DeviceError(
+                f"the tracker at {self._host}:{self._port} has no board of key "
+                f"{self._device.key!r}; it has: {', '.join(boards) or 'none'}; on the board run "
+                f"`python -m tvm.exec.rpc_server --tracker {self._host}:{self._port} "
+                f"--key {self._device.key}`"
+            )
+        return told
+
+    def _query(self) -> str:
+        where = f"--host {self._host} --port {self._port}"
+        return f"python -m tvm.exec.query_rpc_tracker {where}"
+
+    def _path(self, stem: str) -> Path:
+        return Path(self._folder.name) / f"{stem}{self._suffix}"
+
+    def _export(self, module: Any, path: Path) -> None:
+        """Writes a library, linked by the cross compiler where the device names one."""
+        if not self._device.cross_compiler:
+            module.export_library(str(path))
+            return
+        from tvm.support import cc
+
+        module.export_library(str(path), fcompile=cc.cross_compiler(self._device.cross_compiler))
+
+    def _send(self, path: Path) -> Any:
+        self._session.upload(str(path))
+        return self._session.load_module(path.name)
+
+
+class RpcNetwork:
+    """A network inside a virtual machine on the board."""
+
+    def __init__(
+        self, runner: RpcRunner, library: Any, kernels: Any, inputs: Sequence[TensorSpec]
+    ) -> None:
+        import tvm
+        from tvm import relax
+
+        self._runner = runner
+        self._cpu = runner._cpu
+        self._kernels = kernels
+        self._vm = relax.VirtualMachine(library, self._cpu)
+        arrays = [random_array(spec, seed) for seed, spec in enumerate(inputs)]
+        self._vm.set_input("main", *[tvm.runtime.tensor(array, self._cpu) for array in arrays])
+
+    def network(self, number: int, repeat: int) -> Sample:
+        """Times whole runs."""
+        with self._runner._told("timing the network"):
+            evaluator = self._vm.time_evaluator("invoke_stateful", self._cpu, number, repeat)
+            return _sample(lambda: evaluator("main").results)
+
+    def kernel(
+        self, name: str, parameters: Sequence[TensorSpec], number: int, repeat: int
+    ) -> Sample:
+        """Times one kernel."""
+        import tvm
+
+        with self._runner._told(f"timing the kernel {name}"):
+            arrays = [random_array(spec) for spec in parameters]
+            arguments = [tvm.runtime.tensor(array, self._cpu) for array in arrays]
+            evaluator = self._kernels.time_evaluator(name, self._cpu, number, repeat)
+            return _sample(lambda: evaluator(*arguments).results)
+
+    def outputs_are_finite(self) -> bool:
+        """Runs once and looks at every floating-point output."""
+        with self._runner._told("running the network"):
+            self._vm.invoke_stateful("main")
+            return finite(self._vm.get_outputs("main"))
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._vm = self._kernels = self._cpu = None
+        self._runner.close()
+
+
+def tracker_address(device: Device) -> tuple[str, int]:
+    """Host and port of a device's tracker.
+
+    Raises:
+        ConfigError: The device names no tracker, no key, or a malformed address.
+    """
+    host, _, port = device.tracker.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(
+            f"device {device.name!r} needs a tracker as host:port, got {device.tracker!r}; "
+            "give --tracker HOST:PORT"
+        )
+    if not device.key:
+        raise ConfigError(f"device {device.name!r} needs the key of its board; give --key KEY")
+    return host, int(port)
+
+
+def _sample(run: Callable[[], Sequence[float]]) -> Sample:
+    """Calls a remote evaluator; the board's processor time cannot be seen from here."""
+    start = time.perf_counter()
+    times = tuple(float(t) for t in run())
+    return Sample(times, time.perf_counter() - start)

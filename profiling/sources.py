@@ -1,0 +1,130 @@
+"""Where networks to measure come from: a sampled workload or a model file.
+
+A source is a few JSON values. It travels to the worker process, which alone builds the Relax
+module from it, so the calling process never imports TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.profiling.measurement import content_key
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_costmodel.graph import OpGraph
+
+
+class Source(Protocol):
+    """One network to measure."""
+
+    @property
+    def family(self) -> str:
+        """The group that the network belongs to, such as ``resnet`` or ``file``."""
+
+    @property
+    def key(self) -> str:
+        """Content key of the source, to know it again without building it."""
+
+    def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
+        """Builds the module and its graph (imports TVM)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values from which :func:`source_from_dict` makes an equal source."""
+
+
+@dataclass(frozen=True)
+class WorkloadSource:
+    """A network of a parametrised family from :mod:`tvm_costmodel.profiling.workloads`."""
+
+    family: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Content key over family and parameters."""
+        return content_key("workload", self.family, dict(self.params))
+
+    def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
+        """Builds the network with constant weights and exports its graph."""
+        from tvm_costmodel.frontends.relax import from_relax
+        from tvm_costmodel.profiling.workloads import FAMILIES
+
+        if self.family not in FAMILIES:
+            raise ConfigError(
+                f"unknown workload family {self.family!r}; known: {', '.join(sorted(FAMILIES))}"
+            )
+        module = FAMILIES[self.family].build(dict(self.params))
+        return module, from_relax(module)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The source as JSON values."""
+        return {"kind": "workload", "family": self.family, "params": dict(self.params)}
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A model file: ``.onnx``, ``.pt2`` or the JSON of a Relax module."""
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    family: str = "file"
+
+    @property
+    def key(self) -> str:
+        """Content key over the file's name, size, modification time and the fixed shapes."""
+        stat = Path(self.path).stat() if Path(self.path).exists() else None
+        mark = (stat.st_size, stat.st_mtime_ns) if stat else None
+        return content_key("file", str(Path(self.path).resolve()), mark, dict(self.shapes))
+
+    def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
+        """Imports the file and exports its graph.
+
+        Raises:
+            ModelFileError: The file holds a graph alone, which cannot be run.
+        """
+        from tvm_costmodel.errors import ModelFileError
+        from tvm_costmodel.frontends import load_model
+
+        model = load_model(self.path, dict(self.shapes) or None)
+        if model.module is None:
+            raise ModelFileError(
+                f"{self.path} holds a graph without weights, which cannot be measured; "
+                "give the .onnx, .pt2 or Relax module that it was exported from"
+            )
+        return model.module, model.graph
+
+    def to_dict(self) -> dict[str, Any]:
+        """The source as JSON values."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        return {"kind": "file", "path": str(self.path), "shapes": shapes, "family": self.family}
+
+
+def _workload(record: Mapping[str, Any]) -> Source:
+    return WorkloadSource(record["family"], dict(record["params"]))
+
+
+def _file(record: Mapping[str, Any]) -> Source:
+    shapes = {name: tuple(shape) for name, shape in record.get("shapes", {}).items()}
+    return FileSource(record["path"], shapes, record.get("family", "file"))
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], Source]] = {"workload": _workload, "file": _file}
+"""How each ``kind`` of source is made from its JSON values; a plug-in adds its own here."""
+
+
+def source_from_dict(record: Mapping[str, Any]) -> Source:
+    """The source that ``record`` (from ``to_dict``) describes.
+
+    Raises:
+        ConfigError: The kind is not known.
+    """
+    kind = str(record.get("kind"))
+    if kind not in KINDS:
+        raise ConfigError(f"unknown source kind {kind!r}; known: {', '.join(sorted(KINDS))}")
+    return KINDS[kind](record)

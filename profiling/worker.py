@@ -1,0 +1,225 @@
+"""The worker: a program of its own that builds networks and times them, one request at a time.
+
+It imports TVM once and serves many networks. A crash, a hang or a memory leak in a compiler ends
+this program alone; `worker_client.Worker` notices, writes the row and starts another.
+
+Run as ``python -m tvm_costmodel.profiling.worker``; requests come on standard input, answers go to
+what was standard output, and everything printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm_costmodel.errors import ConfigError, CostModelError, MissingDependencyError
+from tvm_costmodel.profiling.channel import Receiver, send
+from tvm_costmodel.profiling.devices import Device
+from tvm_costmodel.profiling.measurement import MeasurementConfig
+from tvm_costmodel.profiling.sources import source_from_dict
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Session:
+    """What the worker holds between requests: a device, and the network that is being worked on."""
+
+    def __init__(self) -> None:
+        self._module: Any = None
+        self._build: Any = None
+
+    def start(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Pins itself to its cores, loads TVM, connects to the device."""
+        _pin(request["cores"])
+        try:
+            self._compiler = importlib.import_module(request["compiler"])
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"measuring needs Apache TVM, which does not import here: {error}; "
+                "install it with `pip install tvm-costmodel`"
+            ) from error
+        from tvm_costmodel.profiling.environment import machine_facts
+        from tvm_costmodel.profiling.timing import ReferenceHistory
+
+        device = Device.from_dict(request["device"])
+        self._config = MeasurementConfig.from_dict(request["measurement"])
+        self._target = self._make_target(device)
+        pipeline_type = self._compiler.PipelineConfig
+        wanted = request["pipeline"]
+        self._pipeline = pipeline_type() if wanted is None else pipeline_type.from_dict(wanted)
+        self._runner = _make_runner(device, self._target)
+        self._history = ReferenceHistory()
+        facts = machine_facts(tuple(request["cores"])) | _compiler_facts(self._target)
+        return {
+            "pipeline_key": self._pipeline.key,
+            "pipeline": {
+                "config": self._pipeline.to_dict(),
+                "pipeline_version": self._compiler.PIPELINE_VERSION,
+                "rule_version": self._compiler.RULE_VERSION,
+            },
+            "environment": facts | self._runner.facts(),
+        }
+
+    def _make_target(self, device: Device) -> Any:
+        if device.target.get("mcpu") == "host":
+            return self._compiler.cpu_target(device.threads)
+        import tvm
+
+        return tvm.target.Target(dict(device.target) | {"num-cores": device.threads})
+
+    def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the module of a source and exports its graph."""
+        self._module = self._build = None
+        self._module, graph = source_from_dict(request["source"]).load()
+        return {"graph_hash": graph.hash, "graph": graph.to_json()}
+
+    def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Compiles the module that was described last."""
+        self._build = self._compiler.build(self._module, self._target, self._pipeline)
+        return {
+            "kernels": [
+                {
+                    "name": k.name,
+                    "hash": k.hash,
+                    "calls": k.calls,
+                    "parameters": [[list(shape), dtype] for shape, dtype in k.parameters],
+                }
+                for k in self._build.kernels
+            ],
+            "unscheduled": list(self._build.unscheduled),
+            "stages": dict(self._build.seconds),
+        }
+
+    def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Times the network that was built last, and those of its kernels that are asked for."""
+        from dataclasses import asdict
+
+        from tvm_costmodel.profiling.timing import time_kernel, time_network
+
+        start = time.perf_counter()
+        loaded = self._runner.load(self._build, _input_specs(self._module))
+        try:
+            finite = loaded.outputs_are_finite()
+            loading = time.perf_counter() - start
+            timing = time_network(self._runner, loaded, self._config, self._history)
+            network = time.perf_counter() - start - loading
+            kernels: dict[str, list[float]] = {}
+            for kernel in self._build.kernels:
+                if kernel.hash in request["kernels"] and kernel.hash not in kernels:
+                    parameters = tuple(kernel.parameters)
+                    times = time_kernel(loaded, kernel.name, parameters, self._config)
+                    kernels[kernel.hash] = list(times)
+        finally:
+            loaded.close()
+        total = time.perf_counter() - start
+        seconds = {"load": loading, "network": network, "kernels": total - loading - network}
+        return {
+            "timing": asdict(timing),
+            "finite": finite,
+            "kernels": kernels,
+            "seconds": seconds,
+        }
+
+    def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Frees the network before the next one."""
+        self._module = self._build = None
+        return {}
+
+
+def _make_runner(device: Device, target: Any) -> Any:
+    if device.runner == "rpc":
+        from tvm_costmodel.profiling.runners.rpc import RpcRunner
+
+        return RpcRunner(device, target)
+    from tvm_costmodel.profiling.runners.local import LocalRunner
+
+    return LocalRunner(target)
+
+
+def _compiler_facts(target: Any) -> dict[str, Any]:
+    from tvm.target import codegen
+
+    return {"llvm": str(codegen.llvm_version_major()), "target": str(target)}
+
+
+def _input_specs(module: Any) -> list[tuple[tuple[int, ...], str]]:
+    """(shape, dtype) of each parameter of ``main``."""
+    specs = []
+    for parameter in module["main"].params:
+        shape = parameter.ty.shape
+        try:
+            extents = tuple(int(extent) for extent in shape)
+        except TypeError as error:
+            raise ConfigError(
+                f"input {parameter.name_hint!r} has the dynamic shape {shape}; fix it with "
+                f"--shape {parameter.name_hint}=..."
+            ) from error
+        specs.append((extents, str(parameter.ty.dtype)))
+    return specs
+
+
+def _pin(cores: list[int]) -> None:
+    if cores and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot pin to cores {cores}: {error}; this machine has cores "
+                f"0 to {(os.cpu_count() or 1) - 1}, choose with --cores"
+            ) from error
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this program when the profiler is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _answer(handler: Callable[[Mapping[str, Any]], dict[str, Any]], request: Any) -> dict[str, Any]:
+    try:
+        return {"ok": handler(request)}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except CostModelError as error:
+        return {"error": str(error), "kind": type(error).__name__}
+    except Exception as error:
+        trace = traceback.format_exception_only(type(error), error)
+        lines = "".join(trace).strip().splitlines()
+        text = " | ".join([lines[0], *lines[-3:]] if len(lines) > 4 else lines)
+        traceback.print_exc()
+        return {"error": text[:2000], "kind": type(error).__name__}
+
+
+def serve() -> None:
+    """Answers requests until the profiler closes the pipe."""
+    _die_with_parent()
+    faulthandler.enable()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    receiver, session = Receiver(0), Session()
+    handlers = {
+        "start": session.start,
+        "describe": session.describe,
+        "build": session.build,
+        "measure": session.measure,
+        "forget": session.forget,
+    }
+    while True:
+        try:
+            request = receiver.receive()
+        except EOFError:
+            return
+        assert request is not None
+        send(answers, _answer(handlers[request["op"]], request))
+
+
+if __name__ == "__main__":
+    serve()

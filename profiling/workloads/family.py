@@ -1,0 +1,105 @@
+"""A family: networks of one published design, drawn over its widths, depths and input sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tvm_costmodel.profiling.workloads.layers import Layers
+from tvm_costmodel.profiling.workloads.network import NetworkCost, Tensor
+
+Params = dict[str, Any]
+
+#: Size classes: share of the default suite and multiply-accumulates allowed.
+SIZES: Mapping[str, tuple[float, float, float]] = {
+    "tiny": (0.0, 0.2e6, 12e6),
+    "small": (0.36, 4e6, 90e6),
+    "medium": (0.51, 70e6, 700e6),
+    "large": (0.13, 0.5e9, 20e9),
+}
+#: Parameters that every family may have: how the network was written, see ``Network``.
+FORM = ("importer", "norm", "head", "softmax")
+_DRAWS = 40
+#: Share of networks, the large ones apart, that may have twice the kernels of the others.
+_MANY_KERNELS = 0.12
+
+
+def image_input(params: Mapping[str, Any]) -> tuple[int, ...]:
+    """``(1, 3, image, image)``."""
+    return 1, 3, int(params["image"]), int(params["image"])
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one published design.
+
+    Attributes:
+        name: Name in ``FAMILIES``.
+        reference: The paper.
+        sampler: Draws parameters for a size class.
+        writer: Writes the network of some parameters onto an input.
+        reference_params: The published configuration.
+        reference_macs: Its published multiply-accumulates.
+        reference_parameters: Its published number of weights, None where unpublished.
+        input_shape: Shape of the only input.
+        max_kernels: Networks with more distinct kernels than this are drawn again, since kernels
+            are what building costs; large ones may have twice as many.
+    """
+
+    name: str
+    reference: str
+    sampler: Callable[[np.random.Generator, str], Params]
+    writer: Callable[[Layers, Tensor, Mapping[str, Any]], Tensor]
+    reference_params: Mapping[str, Any]
+    reference_macs: float
+    reference_parameters: float | None = None
+    input_shape: Callable[[Mapping[str, Any]], tuple[int, ...]] = field(default=image_input)
+    max_kernels: int = 32
+
+    def sample(self, rng: np.random.Generator, size: str | None = None) -> Params:
+        """Draws parameters of one network.
+
+        Args:
+            rng: Source of randomness; equal states give equal parameters.
+            size: A size class of ``SIZES``; drawn by its share by default.
+
+        Returns:
+            A JSON-able dict for ``build``.
+        """
+        if size is None:
+            shares = [share for share, _, _ in SIZES.values()]
+            size = str(rng.choice(list(SIZES), p=shares))
+        _, low, high = SIZES[size]
+        allowed = self.max_kernels
+        if size == "large" or rng.random() < _MANY_KERNELS:
+            allowed *= 2
+        best: tuple[float, Params] | None = None
+        for _ in range(_DRAWS):
+            params = self.sampler(rng, size)
+            cost = self.cost(params)
+            miss = max(low / cost.macs, cost.macs / high, 1.0) - 1.0
+            miss += max(len(cost.kernels) / allowed, 1.0) - 1.0
+            if best is None or miss < best[0]:
+                best = (miss, params)
+            if miss == 0.0:
+                break
+        assert best is not None
+        return best[1]
+
+    def cost(self, params: Mapping[str, Any]) -> NetworkCost:
+        """Multiply-accumulates, parameters and kernels, without building anything."""
+        layers = self._layers(params)
+        layers.trace(self.input_shape(params), lambda x: self.writer(layers, x, params))
+        return layers.cost
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        """The network as a ``tvm.IRModule``: one input, weights bound as constants."""
+        layers = self._layers(params)
+        return layers.module(self.input_shape(params), lambda x: self.writer(layers, x, params))
+
+    @staticmethod
+    def _layers(params: Mapping[str, Any]) -> Layers:
+        return Layers(**{name: params[name] for name in FORM if name in params})

@@ -1,0 +1,98 @@
+"""All families, and the suites drawn from them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.profiling.workloads import (
+    densenet,
+    inception,
+    mobilenet,
+    mobilenet_searched,
+    modern,
+    nasbench201,
+    plain,
+    resnet,
+    shufflenet,
+    squeezenet,
+    transformer,
+)
+from tvm_costmodel.profiling.workloads.family import Family, Params
+
+if TYPE_CHECKING:
+    from tvm_costmodel.profiling.sources import WorkloadSource
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.name: family
+        for family in (
+            resnet.RESNET,
+            resnet.RESNET_BOTTLENECK,
+            plain.VGG,
+            plain.ALEXNET,
+            squeezenet.SQUEEZENET,
+            inception.GOOGLENET,
+            inception.INCEPTION_V2,
+            densenet.DENSENET,
+            mobilenet.MOBILENET_V1,
+            mobilenet.MOBILENET_V2,
+            mobilenet_searched.MOBILENET_V3,
+            mobilenet_searched.MNASNET,
+            mobilenet_searched.EFFICIENTNET,
+            shufflenet.SHUFFLENET_V1,
+            shufflenet.SHUFFLENET_V2,
+            nasbench201.NASBENCH201,
+            modern.REGNET,
+            modern.CONVNEXT,
+            transformer.VIT,
+            transformer.ENCODER,
+            transformer.MIXER,
+        )
+    }
+)
+
+
+def suite_names() -> tuple[str, ...]:
+    """Suites that exist: "default", "quick" and one per family."""
+    return ("default", "quick", *FAMILIES)
+
+
+def sample_suite(name: str, count: int, seed: int = 0) -> Iterator[tuple[str, Params]]:
+    """Draws ``count`` networks, one family after the other.
+
+    The draws of a family depend on the seed and the family alone, so that a longer suite starts
+    with the shorter one's networks.
+
+    Args:
+        name: "default" (all families), "quick" (all families, tiny networks) or a family's name.
+        count: How many networks.
+        seed: Equal seeds give equal networks.
+
+    Yields:
+        Family name and parameters.
+
+    Raises:
+        ConfigError: No suite has this name.
+    """
+    if name not in suite_names():
+        raise ConfigError(f"unknown suite {name!r}; choose one of: {', '.join(suite_names())}")
+    families = [FAMILIES[name]] if name in FAMILIES else list(FAMILIES.values())
+    size = "tiny" if name == "quick" else None
+    rngs = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in families]
+    for i in range(count):
+        family = families[i % len(families)]
+        yield family.name, family.sample(rngs[i % len(families)], size)
+
+
+def suite(name: str, count: int, seed: int = 0) -> Iterator[WorkloadSource]:
+    """``sample_suite`` as sources for the profiler."""
+    from tvm_costmodel.profiling.sources import WorkloadSource
+
+    for family, params in sample_suite(name, count, seed):
+        yield WorkloadSource(family, params)

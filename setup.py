@@ -1,0 +1,78 @@
+"""Packaging: maps the top-level folders into the package and builds the native extension.
+
+Everything static lives in ``pyproject.toml``. ``models/`` and ``profiling/`` keep their short
+folder names at the top level and are installed as ``tvm_costmodel.models`` and
+``tvm_costmodel.profiling``.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE_DIR = {
+    "tvm_costmodel": "tvm_costmodel",
+    "tvm_costmodel.models": "models",
+    "tvm_costmodel.profiling": "profiling",
+}
+
+
+def packages() -> list[str]:
+    """Names of all packages, with the two mapped folders under their installed names."""
+    found: list[str] = []
+    for name, folder in PACKAGE_DIR.items():
+        found += [name, *(f"{name}.{child}" for child in find_packages(folder))]
+    return found
+
+
+class CMakeBuild(build_ext):
+    """Builds ``tvm_costmodel/_native.so`` with CMake; without a compiler the install goes on."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The library belongs to no Python version: it is loaded through tvm-ffi."""
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Configures, builds and puts the library where Python looks for it."""
+        try:
+            library = self._compile(Path(self.build_temp).resolve())
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.warn(
+                f"the native extension was not built ({error}): the slower Python graph walk "
+                "serves. Install a C++17 compiler and CMake 3.20, and run pip install again"
+            )
+            return
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(library, target)
+
+    def _compile(self, build: Path) -> Path:
+        beside_python = str(Path(sys.executable).parent)
+        cmake = shutil.which("cmake") or shutil.which("cmake", path=beside_python)
+        if cmake is None:
+            raise FileNotFoundError("no cmake on the PATH")
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "CMakeCache.txt").unlink(missing_ok=True)  # may point into a deleted environment
+        configure = [cmake, "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"]
+        subprocess.run([*configure, f"-DPython_EXECUTABLE={sys.executable}"], check=True)
+        jobs = str(os.cpu_count() or 1)
+        subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
+        return build / "_native.so"
+
+
+setup(
+    version="0.1.0",
+    packages=packages(),
+    package_dir=PACKAGE_DIR,
+    package_data={
+        "": ["*.toml", "*.json", "*.safetensors", "*.jsonl.xz", "py.typed"],
+        "tvm_costmodel.models": ["zoo/**/*"],
+    },
+    ext_modules=[Extension("tvm_costmodel._native", sources=[], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,211 @@
+"""ONNX front end: missing weights, dynamic shapes and bad files."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.frontends.test_onnx import X, small_network
+from tests.networks import model_of, onnx_inputs, onnx_network, run_onnxruntime, without_softmax
+from tvm_costmodel.errors import ModelFileError, UnsupportedOperatorError
+from tvm_costmodel.frontends.onnx import from_onnx, load_onnx, onnx_to_relax, randomise_weights
+
+node = helper.make_node
+
+# Weights
+
+
+def stripped(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in names:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return copy
+
+
+def test_stripped_weights_get_random_values_and_a_warning(caplog):
+    whole = small_network()
+    with caplog.at_level(logging.WARNING):
+        graph = from_onnx(stripped(whole, ["w", "gamma", "var"]))
+    assert graph.hash == from_onnx(whole).hash
+    [record] = [r for r in caplog.records if "no values in the file" in r.message]
+    assert "3 weights" in record.message
+
+
+def test_weights_deleted_from_the_file_are_made_again(caplog):
+    model = small_network()
+    for name, shape in (("w", [8, 3, 3, 3]), ("gamma", [8])):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        model.graph.initializer.remove(tensor)
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    graph = from_onnx(model)
+    assert graph.hash == from_onnx(small_network()).hash
+    assert [op.op for op in graph.operators].count("input") == 1
+
+
+def test_weights_without_a_shape_are_refused():
+    model = small_network()
+    model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "w"))
+    with pytest.raises(ModelFileError, match="weights w are missing .* with their shapes"):
+        load_onnx(model)
+
+
+def test_stripped_integers_are_refused():
+    with pytest.raises(ModelFileError, match="values of rest are missing"):
+        load_onnx(stripped(small_network(), ["rest"]))
+
+
+def test_partial_weights_are_refused():
+    model = small_network()
+    tensor = next(t for t in model.graph.initializer if t.name == "w")
+    tensor.raw_data = tensor.raw_data[:-4]
+    with pytest.raises(ModelFileError, match="weight w has fewer values than its shape"):
+        load_onnx(model)
+
+
+def test_random_weights_keep_activations_in_range():
+    model = without_softmax(randomise_weights(onnx_network("squeezenet"), seed=3))
+    first = run_onnxruntime(model, onnx_inputs(model, seed=0))[0]
+    second = run_onnxruntime(model, onnx_inputs(model, seed=1))[0]
+    assert 0.1 < first.std() < 100
+    assert np.abs(first - second).max() > 1e-3 * first.std()  # it depends on its input
+    again = without_softmax(randomise_weights(onnx_network("squeezenet"), seed=3))
+    assert again.SerializeToString() == model.SerializeToString()
+
+
+# Shapes
+
+
+def dynamic_network() -> onnx.ModelProto:
+    return model_of(
+        [node("Relu", ["image"], ["y"])], {"image": ["batch", 3, "h", "w"]}, {"y": None}
+    )
+
+
+def test_dynamic_input_names_what_is_open_and_what_mends_it():
+    with pytest.raises(ModelFileError) as error:
+        from_onnx(dynamic_network())
+    assert "image [batch, 3, h, w]" in str(error.value)
+    assert "--shape image=1,3,224,224" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shape_makes_a_dynamic_input_static():
+    graph = from_onnx(dynamic_network(), {"image": (2, 3, 32, 48)})
+    assert graph.operators[1].outputs[0].shape == (2, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"photo": (1, 3, 8, 8)}, "no input is called photo; its inputs are image"),
+        ({"image": (1, 4, 8, 8)}, "does not fit the file's .batch, 3, h, w."),
+        ({"image": (1, 3, 8)}, "does not fit"),
+        ({"image": (0, 3, 8, 8)}, "positive integers"),
+    ],
+)
+def test_wrong_shapes(shapes: dict[str, tuple[int, ...]], message: str):
+    with pytest.raises(ModelFileError, match=message):
+        from_onnx(dynamic_network(), shapes)
+
+
+# Bad files
+
+
+def test_truncated_file(tmp_path):
+    content = small_network().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in (len(content) - 2, len(content) // 2, 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelFileError, match="truncated") as error:
+            load_onnx(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not an ONNX model"),
+        (b"hello, this is text\n" * 20, "not an ONNX model"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "holds no graph"),
+    ],
+)
+def test_file_of_something_else(tmp_path, content: bytes, message: str):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=message):
+        load_onnx(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(ModelFileError, match="there is no such file"):
+        load_onnx(tmp_path / "none.onnx")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        load_onnx(tmp_path)
+
+
+def test_unsupported_operators_are_listed_at_once():
+    weights = {
+        "w": np.zeros((1, 16, 8), dtype=np.float32),
+        "r": np.zeros((1, 16, 4), dtype=np.float32),
+    }
+    nodes = [
+        node("LSTM", ["x", "w", "r"], ["h"], hidden_size=4),
+        node("Relu", ["h"], ["k"], domain="my.ops"),
+        node("Det", ["k"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": [5, 1, 8]}, {"y": None}, weights)
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    with pytest.raises(UnsupportedOperatorError, match="Det, LSTM, my.ops::Relu"):
+        from_onnx(model)
+
+
+def test_operator_set_of_the_future():
+    with pytest.raises(ModelFileError, match="operator set 999 is newer than"):
+        load_onnx(model_of([node("Relu", ["x"], ["y"])], X, {"y": None}, opset=999))
+
+
+def test_external_data(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(small_network(), path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    assert from_onnx(path).hash == from_onnx(small_network()).hash
+    data = tmp_path / "m.bin"
+    data.write_bytes(data.read_bytes()[:-64])
+    with pytest.raises(ModelFileError, match="m.bin holds .* bytes where"):
+        load_onnx(path)
+    data.unlink()
+    with pytest.raises(ModelFileError, match="its weights are in m.bin, which is not in"):
+        load_onnx(path)
+
+
+def test_external_data_is_not_needed_with_random_weights(tmp_path):
+    path = tmp_path / "m.onnx"
+    model = small_network()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim > 1:
+            onnx.external_data_helper.set_external_data(tensor, "gone.bin")
+            tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    assert from_onnx(path, weights="random").hash == from_onnx(small_network()).hash
+
+
+def test_import_failure_is_one_line():
+    nodes = [node("Gelu", ["x"], ["y"], approximate="cubic")]
+    with pytest.raises(ModelFileError, match="cannot import this model: .*cubic") as error:
+        onnx_to_relax(model_of(nodes, X, {"y": None}, opset=20))
+    assert "\n" not in str(error.value)
+
+
+def test_dangling_name_is_named():
+    nodes = [node("Relu", ["nowhere"], ["y"])]
+    with pytest.raises(ModelFileError, match="cannot import this model: 'nowhere'"):
+        onnx_to_relax(model_of(nodes, X, {"y": None}))

@@ -1,0 +1,161 @@
+"""A compiler for the profiler's tests: TVM's own passes without a schedule, and faults on demand.
+
+It has what `tvm_costmodel.compilers.relax` offers the worker. A fault is a pipeline setting, so it
+strikes inside the worker: ``crash``, ``hang``, ``raise`` or ``memory`` while building.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import relax
+from tvm.relax.backend.cpu_generic import pipeline as lowering
+
+from tvm_costmodel.profiling.measurement import content_key
+from tvm_costmodel.profiling.sources import KINDS
+
+PIPELINE_VERSION = int(os.environ.get("PLAIN_COMPILER_VERSION", "1"))
+RULE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    fault: str = ""
+
+    @property
+    def key(self) -> str:
+        return content_key(self.to_dict(), PIPELINE_VERSION)[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> PipelineConfig:
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    name: str
+    hash: str
+    calls: int
+    parameters: tuple[tuple[tuple[int, ...], str], ...]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    executable: Any
+    kernels: tuple[KernelUse, ...]
+    unscheduled: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kernel_library(self) -> Any:
+        return next(m for m in self.executable.mod.imports if m.kind == "llvm")
+
+
+def cpu_target(threads: int = 1, mcpu: str | None = None) -> Any:
+    name = mcpu or tvm.target.codegen.llvm_get_system_cpu()
+    return tvm.target.Target({"kind": "llvm", "mcpu": name, "num-cores": threads})
+
+
+def build(mod: Any, target: Any, config: PipelineConfig) -> BuildResult:
+    _strike(config.fault)
+    passes = relax.transform
+    with target, tvm.transform.PassContext(opt_level=3):
+        fused = tvm.transform.Sequential(
+            [
+                passes.LegalizeOps(),
+                passes.AnnotateTIROpPattern(),
+                passes.FuseOps(),
+                passes.FuseTIR(),
+                passes.DeadCodeElimination(),
+            ]
+        )(mod)
+        kernels = _kernels(fused)
+        final = tvm.transform.Sequential(
+            [
+                *lowering.library_dispatch_passes(target),
+                *lowering.dataflow_lower_passes(target),
+                *lowering.finalize_passes(target),
+            ]
+        )(fused)
+        return BuildResult(tvm.relax.build(final, target, relax_pipeline=None), kernels)
+
+
+def _strike(fault: str) -> None:
+    if fault == "crash":
+        os.write(2, b"about to crash\n")
+        os.abort()
+    if fault == "hang":
+        time.sleep(600)
+    if fault == "raise":
+        raise ValueError("no such thing\nin two lines")
+    if fault == "memory":
+        blocks = []
+        while True:
+            blocks.append(bytearray(os.urandom(1 << 20) * 64))
+            time.sleep(0.05)
+
+
+def _kernels(mod: Any) -> tuple[KernelUse, ...]:
+    calls: dict[str, int] = {}
+    call_tir = tvm.ir.Op.get("relax.call_tir")
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, tvm.ir.Call) and expr.op.same_as(call_tir):
+            name = expr.args[0].name_hint
+            calls[name] = calls.get(name, 0) + 1
+
+    relax.analysis.post_order_visit(mod["main"], visit)
+    return tuple(_kernel(name, mod[name], count) for name, count in calls.items())
+
+
+def _kernel(name: str, function: Any, calls: int) -> KernelUse:
+    value = tvm_ffi.structural_hash(function.without_attr("global_symbol"), map_free_vars=True)
+    parameters = tuple(
+        (tuple(int(extent) for extent in p.ty.shape), str(p.ty.dtype)) for p in function.params
+    )
+    return KernelUse(name, f"{int(value) & (2**64 - 1):016x}", calls, parameters)
+
+
+@dataclass(frozen=True)
+class TinySource:
+    """A convolution and a relu: small enough to build in a moment."""
+
+    channels: int
+    size: int = 8
+    family: str = "tiny"
+
+    @property
+    def key(self) -> str:
+        return content_key("tiny", self.channels, self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "tiny", "channels": self.channels, "size": self.size}
+
+    def load(self) -> tuple[Any, Any]:
+        from tvm_costmodel.frontends.relax import from_relax
+
+        if self.channels < 1:
+            raise ValueError("a network needs channels")
+        x = relax.Var("x", relax.TensorType((1, 3, self.size, self.size), "float32"))
+        value = float("inf") if self.size == 9 else 0.01
+        weight = relax.const(np.full((self.channels, 3, 3, 3), value, "float32"))
+        builder = relax.BlockBuilder()
+        with builder.function("main", [x]):
+            with builder.dataflow():
+                y = builder.emit(relax.op.nn.conv2d(x, weight, padding=(1, 1)))
+                y = builder.emit_output(relax.op.nn.relu(y))
+            builder.emit_func_output(y)
+        module = builder.get()
+        return module, from_relax(module)
+
+
+KINDS["tiny"] = lambda record: TinySource(record["channels"], record["size"])

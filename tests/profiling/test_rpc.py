@@ -1,0 +1,104 @@
+"""Measuring through a real RPC tracker and server on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.profiling.test_profiler import tiny
+from tvm_costmodel.errors import ConfigError, DeviceError
+from tvm_costmodel.profiling.devices import resolve_device
+from tvm_costmodel.profiling.profiler import Profiler
+
+KEY = "loopback"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
+        time.sleep(0.2)
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def registered(port: int) -> bool:
+    from tvm import rpc
+
+    return KEY in rpc.connect_tracker("127.0.0.1", port).summary()["queue_info"]
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[str]:
+    """A tracker with one server behind it; gives ``host:port``."""
+    port, server_port = free_port(), free_port()
+    python = [sys.executable, "-m"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    host = ["--host", "127.0.0.1"]
+    ends = ["--port", str(port), "--port-end", str(port + 1)]
+    children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
+    try:
+        wait_for(lambda: answers(port), "the tracker's start")
+        where = ["--tracker", f"127.0.0.1:{port}", "--key", KEY, *host]
+        ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
+        children.append(
+            subprocess.Popen([*python, "tvm.exec.rpc_server", *where, *ports], **quiet)
+        )
+        wait_for(lambda: registered(port), "the server's registration")
+        yield f"127.0.0.1:{port}"
+    finally:
+        for child in children:
+            os.killpg(child.pid, 9)
+            child.wait()
+
+
+def test_networks_and_kernels_are_timed_on_the_board(
+    tracker: str, profiler: Callable[..., Profiler]
+) -> None:
+    device = resolve_device("cpu").with_tracker(tracker, KEY)
+    made = profiler(device=device)
+    summary = made.run(tiny(4, 8))
+    rows = list(made.store.measurements(status=None))
+    assert (summary.measured, summary.failed) == (2, 0), [row.error for row in rows]
+    assert summary.device.endswith("-rpc")
+    assert rows[0].timing is not None and 1e-7 < rows[0].timing.latency_s < 1e-2
+    assert rows[0].timing.cpu_s is None and rows[0].timing.reference_s > 1e-4
+    assert rows[0].kernels and rows[0].kernels[0].latency_s > 0
+    facts = made.store.environments()[rows[0].environment_id]
+    assert facts["runner"] == "rpc" and facts["key"] == KEY
+    assert profiler(device=device).run(tiny(4, 8)).reused == 2
+
+
+def test_unknown_key_lists_the_boards(tracker: str, profiler: Callable[..., Profiler]) -> None:
+    device = resolve_device("cpu").with_tracker(tracker, "no-such-board")
+    with pytest.raises(DeviceError, match=rf"'no-such-board'; it has: {KEY}.*rpc_server"):
+        profiler(device=device).run(tiny(4))
+
+
+def test_absent_tracker_says_how_to_start_one(profiler: Callable[..., Profiler]) -> None:
+    device = resolve_device("cpu").with_tracker(f"127.0.0.1:{free_port()}", KEY)
+    with pytest.raises(DeviceError, match=r"no RPC tracker answers.*tvm\.exec\.rpc_tracker"):
+        profiler(device=device).run(tiny(4))
+
+
+def test_board_without_tracker_or_key(profiler: Callable[..., Profiler]) -> None:
+    with pytest.raises(ConfigError, match="--tracker HOST:PORT"):
+        profiler(device="rpi4").run(tiny(4))

@@ -1,0 +1,124 @@
+"""The native walk against its Python twin, and what happens where it cannot be used."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tvm_costmodel.errors import MissingDependencyError
+from tvm_costmodel.frontends import native
+from tvm_costmodel.frontends.graph_arrays import ARRAY_FIELDS, GraphArrays
+from tvm_costmodel.frontends.relax import from_relax, walk
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "frontends")]
+
+from relax_modules import BUILDERS  # noqa: E402
+
+ONNX_NETWORKS = (
+    "bvlc_alexnet densenet121 inception_v1 inception_v2 resnet50 shufflenet squeezenet vgg19 "
+    "zfnet512"
+).split()
+
+
+def families() -> list[str]:
+    from tvm_costmodel.profiling.workloads import FAMILIES
+
+    return sorted(FAMILIES)
+
+
+def assert_same(first: GraphArrays, second: GraphArrays) -> None:
+    assert first.strings == second.strings
+    assert first.names == second.names
+    for name in ARRAY_FIELDS:
+        one, other = getattr(first, name), getattr(second, name)
+        assert one.dtype == other.dtype, name
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def assert_parity(module, func: str = "main") -> None:
+    assert_same(walk(module, func, engine="native"), walk(module, func, engine="python"))
+
+
+def test_native_walk_was_built() -> None:
+    assert native.native_available(), native.unavailable_because()
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_parity_on_small_modules(name) -> None:
+    assert_parity(BUILDERS[name]())
+
+
+@pytest.mark.parametrize("func", ["branches", "other"])
+def test_parity_on_control_flow(func) -> None:
+    assert_parity(BUILDERS["control_flow"](), func)
+
+
+@pytest.mark.parametrize("name", ONNX_NETWORKS)
+def test_parity_on_onnx_networks(name) -> None:
+    import onnx
+
+    from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
+
+    light = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{name}.onnx"
+    assert_parity(onnx_to_relax(load_onnx(light)))
+
+
+@pytest.mark.parametrize("name", families())
+def test_parity_on_workload_families(name) -> None:
+    from tvm_costmodel.profiling.workloads import FAMILIES
+
+    family = FAMILIES[name]
+    module = family.build(family.sample(np.random.default_rng(0)))
+    assert_parity(module)
+    assert from_relax(module).unknown_ops == ()
+
+
+def test_every_type_and_field_read_natively_is_in_the_installed_tvm() -> None:
+    schema = (HERE.parent / "csrc" / "relax_schema.h").read_text()
+    types = re.findall(r'Type \w+\{"([^"]+)"\}', schema)
+    fields = re.findall(r'Field \w+\{"([^"]+)", "([^"]+)"\}', schema)
+    assert len(types) > 20
+    assert len(fields) > 30
+    for type_key, field in fields:
+        native.check_field(type_key, field)
+
+
+def test_a_renamed_type_or_field_is_named() -> None:
+    with pytest.raises(AttributeError, match=r"no type `relax\.expr\.Call`"):
+        native.check_field("relax.expr.Call", "op")
+    with pytest.raises(AttributeError, match=r"type `ir\.Call` has no field `operator`"):
+        native.check_field("ir.Call", "operator")
+
+
+def test_native_errors_are_python_errors() -> None:
+    with pytest.raises(TypeError):
+        native.walk("not a function", 1)
+
+
+@pytest.fixture
+def without_extension(monkeypatch, tmp_path):
+    native._load.cache_clear()
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_native.so")
+    yield tmp_path / "_native.so"
+    native._load.cache_clear()
+
+
+def test_python_walk_serves_where_nothing_was_built(without_extension) -> None:
+    module = BUILDERS["convolutions"]()
+    assert not native.native_available()
+    assert "was not built" in native.unavailable_because()
+    assert from_relax(module).macs > 0
+    with pytest.raises(MissingDependencyError, match="pip install"):
+        from_relax(module, engine="native")
+
+
+def test_python_walk_serves_where_the_library_does_not_load(without_extension, caplog) -> None:
+    without_extension.write_bytes(b"not a library")
+    assert not native.native_available()
+    assert "does not work here" in caplog.text
+    assert from_relax(BUILDERS["tuples"]()).outputs

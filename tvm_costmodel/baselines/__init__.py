@@ -1,0 +1,1 @@
+"""Predictors that a Transformer has to beat: XGBoost on physical features, and FLOPs."""

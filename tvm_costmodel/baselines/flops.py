@@ -1,0 +1,72 @@
+"""The simplest predictor worth having: a power law in arithmetic and bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.training.regressor import Regressor
+
+WEIGHTS = "model.json"
+
+
+class FlopsRegressor(Regressor):
+    """``log latency = a + b log(GFLOPs) + c log(GB moved)``, by least squares.
+
+    What practitioners do in their heads; everything learned has to beat it.
+    """
+
+    name = "flops"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coefficients: np.ndarray | None = None
+
+    def _fit(
+        self,
+        graphs: Sequence[OpGraph],
+        latency_s: np.ndarray,
+        held: Sequence[OpGraph],
+        held_latency_s: np.ndarray,
+    ) -> None:
+        solution = np.linalg.lstsq(_columns(graphs), np.log(latency_s), rcond=None)
+        self.coefficients = solution[0]
+
+    def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        assert self.coefficients is not None
+        return np.exp(_columns(graphs) @ self.coefficients)
+
+    def _is_fitted(self) -> bool:
+        return self.coefficients is not None
+
+    def _describe(self) -> Mapping[str, Any]:
+        return {"terms": ["1", "log(1e-6 + GFLOPs)", "log(1e-6 + GB)"]}
+
+    def _write(self, folder: Path) -> None:
+        assert self.coefficients is not None
+        (folder / WEIGHTS).write_text(json.dumps({"coefficients": self.coefficients.tolist()}))
+
+    @classmethod
+    def _read(cls, folder: Path, description: Mapping[str, Any]) -> FlopsRegressor:
+        regressor = cls()
+        if description != regressor._describe():
+            raise CheckpointError(
+                f"the FLOPs predictor in {folder} has other terms than this version: "
+                "train it again with `tvm-costmodel train`"
+            )
+        coefficients = json.loads((folder / WEIGHTS).read_text())["coefficients"]
+        regressor.coefficients = np.array(coefficients, dtype=np.float64)
+        return regressor
+
+
+def _columns(graphs: Sequence[OpGraph]) -> np.ndarray:
+    """float64 [G, 3]: 1, log GFLOPs, log GB; the small term keeps an empty sum finite."""
+    gflops = np.array([graph.flops for graph in graphs]) / 1e9
+    gbytes = np.array([graph.bytes for graph in graphs]) / 1e9
+    return np.stack([np.ones(len(graphs)), np.log(1e-6 + gflops), np.log(1e-6 + gbytes)], axis=1)

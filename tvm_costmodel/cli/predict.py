@@ -1,0 +1,190 @@
+"""``predict``: a model's latency, measured where the store knows it, predicted otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_costmodel.cli.options import add_device, add_model, parse_shapes
+from tvm_costmodel.cli.output import Output, milliseconds, named_rows, table
+from tvm_costmodel.errors import CheckpointError, ConfigError, MeasurementError
+
+if TYPE_CHECKING:
+    from tvm_costmodel.frontends import LoadedModel
+    from tvm_costmodel.graph import OpGraph
+    from tvm_costmodel.predictor import Estimate
+    from tvm_costmodel.profiling.devices import Device
+    from tvm_costmodel.profiling.measurement import Measurement
+
+HELP = "predict a model's latency"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_model(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="predictor to use (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--store", metavar="DB", help="answer from this store when it holds the graph"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also compile and measure the model, into --store when one is given, and set every "
+        "shipped predictor beside the measurement",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a graph with unknown operators"
+    )
+
+
+def run(args: argparse.Namespace) -> Output:
+    """Answers from the store, from a measurement, or from a predictor."""
+    from tvm_costmodel.frontends import load_model
+    from tvm_costmodel.profiling.devices import resolve_device
+
+    device = resolve_device(args.device)
+    shapes = parse_shapes(args.shape)
+    model = load_model(args.model, shapes)
+    if args.measure:
+        return _beside_measurement(args, device, model.graph, _measure(args, device, model, shapes))
+    stored = _stored(args.store, device, model.graph) if args.store else None
+    if stored is not None:
+        return _answer(_measured_fields(stored, model.graph), args.model)
+    estimate = _estimate(args, device, model.graph)
+    return _answer(_predicted_fields(estimate), args.model)
+
+
+def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
+    from tvm_costmodel.profiling.store import Store
+
+    if not Path(store).exists():
+        raise ConfigError(f"store {store} does not exist; make one with `tvm-costmodel profile`")
+    with Store(store, write=False) as opened:
+        return opened.find(graph.hash, device.name)
+
+
+def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estimate:
+    from tvm_costmodel.predictor import load_predictor
+
+    predictor = load_predictor(args.checkpoint or device.name)
+    if predictor.device and predictor.device != device.name:
+        raise CheckpointError(
+            f"{args.checkpoint} was trained for {predictor.device}, and {device.name} was asked "
+            f"for; give --device {predictor.device}, or train one on labels of {device.name}"
+        )
+    return predictor.predict(graph, strict=args.strict)
+
+
+def _measure(
+    args: argparse.Namespace,
+    device: Device,
+    model: LoadedModel,
+    shapes: dict[str, tuple[int, ...]],
+) -> Measurement:
+    from tvm_costmodel.profiling.profiler import Profiler
+    from tvm_costmodel.profiling.sources import FileSource
+    from tvm_costmodel.profiling.store import Store
+
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(args.store or Path(scratch) / "measurements.db")
+        with store:
+            profiler = Profiler(device, store, progress=False)
+            summary = profiler.run([FileSource(args.model, shapes)])
+            if summary.interrupted:
+                raise KeyboardInterrupt
+            row = store.find(model.graph.hash, device.name, summary.pipeline_key)
+    if row is None:
+        failure = summary.results[0]
+        raise MeasurementError(f"{args.model} was not measured: {failure.status}: {failure.error}")
+    return row
+
+
+def _beside_measurement(
+    args: argparse.Namespace, device: Device, graph: OpGraph, row: Measurement
+) -> Output:
+    """Every shipped predictor of the device, or the one asked for, against the measurement."""
+    from tvm_costmodel.predictor import load_predictor, zoo
+
+    names = [f"{e.device}/{e.predictor}" for e in zoo() if e.device == device.name]
+    names = [args.checkpoint] if args.checkpoint else sorted(names, key=_transformer_first)
+    estimates = [load_predictor(name).predict(graph, strict=args.strict) for name in names]
+    measured_s = row.latency_s or math.nan
+    compared = [
+        {
+            "predictor": e.predictor,
+            "predicted_ms": e.latency_s * 1e3,
+            "measured_ms": measured_s * 1e3,
+            "error_percent": (e.latency_s / measured_s - 1) * 100,
+        }
+        for e in estimates
+    ]
+    rows = [
+        (
+            e.predictor,
+            milliseconds(e.latency_s),
+            f"{milliseconds(e.low_s)} to {milliseconds(e.high_s)}",
+            milliseconds(measured_s),
+            f"{(e.latency_s / measured_s - 1) * 100:+.1f} %",
+        )
+        for e in estimates
+    ]
+    text = table(rows, ("predictor", "predicted ms", "interval ms", "measured ms", "error"))
+    text += f"\n{Path(args.model).name} on {device.name}, graph {graph.hash}"
+    return Output(_measured_fields(row, graph) | {"compared": compared}, text)
+
+
+def _transformer_first(name: str) -> tuple[int, str]:
+    order = ("nar_former_v2", "xgboost", "flops")
+    predictor = name.rpartition("/")[2]
+    return (order.index(predictor) if predictor in order else len(order), name)
+
+
+def _measured_fields(row: Measurement, graph: OpGraph) -> dict[str, Any]:
+    timing = row.timing
+    assert timing is not None  # a row with status ok has one
+    return {
+        "latency_ms": timing.latency_s * 1e3,
+        "low_ms": timing.latency_s * 1e3,
+        "high_ms": timing.quantiles["p90"] * 1e3,
+        "source": "measured",
+        "predictor": None,
+        "device": row.device,
+        "graph_hash": graph.hash,
+        "unknown_ops": list(graph.unknown_ops),
+    }
+
+
+def _predicted_fields(estimate: Estimate) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "latency_ms": estimate.latency_s * 1e3,
+        "low_ms": _number(estimate.low_s * 1e3),
+        "high_ms": _number(estimate.high_s * 1e3),
+        "source": "predicted",
+        "predictor": estimate.predictor,
+        "device": estimate.device,
+        "graph_hash": estimate.graph_hash,
+        "unknown_ops": list(estimate.unknown_ops),
+    }
+    if estimate.per_op is not None:
+        largest = sorted(estimate.per_op.items(), key=lambda item: -item[1])
+        operators = estimate.graph.operators
+        fields["per_op"] = [
+            {"operator": i, "op": operators[i].op, "latency_ms": seconds * 1e3}
+            for i, seconds in largest
+        ]
+    return fields
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _answer(fields: dict[str, Any], model: str) -> Output:
+    shown = {name: value for name, value in fields.items() if name != "per_op"}
+    return Output(fields, table(named_rows(shown), ("", Path(model).name)))

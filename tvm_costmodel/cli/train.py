@@ -1,0 +1,59 @@
+"""``train``: a predictor from measured labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tvm_costmodel.cli.options import add_labels
+from tvm_costmodel.cli.output import Output, named_rows, table
+from tvm_costmodel.errors import ConfigError
+
+HELP = "train a predictor on measured labels and write a checkpoint"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_labels(parser)
+    parser.add_argument(
+        "--predictor", default="nar_former_v2", metavar="NAME", help="see `tvm-costmodel models`"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument("--resume", action="store_true", help="go on from an interrupted training")
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change the recipe, for instance epochs=100; may be repeated",
+    )
+
+
+def run(args: argparse.Namespace) -> Output:
+    """Trains on 80 % of the labels, chooses the epoch on 10 % and reports on 10 %."""
+    from tvm_costmodel.training.labels import LabelledGraphs
+    from tvm_costmodel.training.train import train
+
+    summary = train(
+        LabelledGraphs.from_file(args.store, args.device),
+        args.predictor,
+        args.output,
+        seed=args.seed,
+        resume=args.resume,
+        settings=dict(map(_setting, args.set)),
+    )
+    fields = summary.to_dict()
+    return Output(fields, table(named_rows(fields), ("", args.predictor)))
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text!r} is not NAME=VALUE, for instance --set epochs=100")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,244 @@
+"""Convolutions and matrix products as register tiles, channels last or first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tvm import s_tir
+
+from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
+from tvm_costmodel.compilers.cpu_rule.facts import FunctionFacts
+from tvm_costmodel.compilers.cpu_rule.machine import Machine
+from tvm_costmodel.compilers.cpu_rule.packing import Panel
+from tvm_costmodel.compilers.cpu_rule.planning import (
+    constant_panel,
+    copied_panel,
+    fuse_rows,
+    group_size,
+    lanes_first,
+    parameter_of,
+    pick_rows,
+    split_groups,
+)
+from tvm_costmodel.compilers.cpu_rule.product import (
+    Axis,
+    Product,
+    depends,
+    match_product,
+    unit_stride,
+)
+from tvm_costmodel.compilers.cpu_rule.register_tile import View, emit
+from tvm_costmodel.compilers.cpu_rule.tiling import Cut, Tile, choose_tile, cycles
+
+# Cycles to store one vector whose lanes lie apart in memory: an extract and a store for each.
+_SCATTER_COST_PER_LANE = 1.5
+# Accumulators of a tile whose stores scatter: more of them make LLVM spill around the stores.
+_SCATTER_ACCUMULATORS = 16
+# How much slower a step is whose data vectors are put together from single elements.
+_GATHER_SLOWDOWN = 8.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Request:
+    """What the templates of this file share."""
+
+    sch: s_tir.Schedule
+    constants: frozenset[int]
+    config: CpuRuleConfig
+    machine: Machine
+
+    def tile(
+        self, row: Axis, lane: Axis, steps: int, store_cost: float = 2.0, most: int = 0
+    ) -> Tile:
+        """Picks a register tile for two axes, of ``most`` accumulators where that is not zero."""
+        return choose_tile(
+            row.extent,
+            lane.extent,
+            steps,
+            vector=self.machine.lanes,
+            registers=self.machine.registers,
+            accumulators=self.config.accumulators or most,
+            vectors=self.config.vectors_per_tile,
+            store_cost=store_cost,
+        )
+
+    def panel(
+        self,
+        plain: Product,
+        axis: Axis,
+        cut: Cut,
+        group: Axis | None = None,
+        by_rows: bool = False,
+    ) -> Panel | None:
+        """Plans packed weights where they are constants and packing is on."""
+        parameter = parameter_of(self.sch, plain.right)
+        if not self.config.pack_weights or parameter not in self.constants:
+            return None
+        return constant_panel(plain, axis, cut, parameter, group, by_rows)
+
+
+def _outer(product: Product, group: Axis | None, *inner: Axis) -> tuple[Axis, ...]:
+    rest = [a for a in product.spatial if a is not group and not any(a is b for b in inner)]
+    return tuple([group, *rest] if group is not None else rest)
+
+
+def _split(plain: Product, axis: Axis) -> tuple[Product, Axis | None, Axis]:
+    size = group_size(plain, axis)
+    if not size or size == axis.extent:
+        return plain, None, axis
+    return split_groups(plain, axis, size)
+
+
+class ChannelsLast:
+    """Tiles of pixels by output channels, where these lie side by side in the output.
+
+    Takes channels-last convolutions with or without groups, and (batched) matrix products, with
+    the right operand as it is, transposed, or packed.
+    """
+
+    name = "channels_last"
+
+    def apply(
+        self, sch: s_tir.Schedule, facts: FunctionFacts, config: CpuRuleConfig, machine: Machine
+    ) -> s_tir.Schedule | None:
+        """See ``Template``."""
+        plain = match_product(sch, facts)
+        if plain is None:
+            return None
+        request = _Request(sch, facts.constants, config, machine)
+        whole = plain.spatial[-1]
+        product, group, lane = _split(plain, whole)
+        if depends(product.left, lane):
+            return None
+        if lane.extent > 1 and not depends(product.right, lane):
+            return None
+        if lane.extent == 1 and any(depends(product.right, a) for a in product.spatial):
+            return None  # one pixel, channels first
+        product = fuse_rows(product, (group, lane), sch.mod["main"].params)
+        row = pick_rows(product, lane, product.left, product.right)
+        if row is lane:
+            return None
+        tile = request.tile(row, lane, product.steps)
+        panel = request.panel(plain, whole, tile.lanes, group)
+        if panel is None and lane.extent > 1 and not unit_stride(product.right, lane):
+            panel = copied_panel(product, lane, tile.lanes)
+        view = View(
+            row=row,
+            lane=lane,
+            outer=_outer(product, group, row, lane),
+            tile=tile,
+            lanes_first=lanes_first(product, tile, product.right, product.left, config, machine),
+            panel=panel,
+        )
+        return emit(sch, product, view, machine.cores)
+
+
+class ChannelsFirst:
+    """Tiles for convolutions whose pixels lie side by side in the output.
+
+    Either the pixels of a row are the lanes and output channels the rows of the tile, or, where
+    rows of pixels are short or strided, the other way round, with stores that scatter.
+    """
+
+    name = "channels_first"
+
+    def apply(
+        self, sch: s_tir.Schedule, facts: FunctionFacts, config: CpuRuleConfig, machine: Machine
+    ) -> s_tir.Schedule | None:
+        """See ``Template``."""
+        plain = match_product(sch, facts)
+        if plain is None or depends(plain.right, plain.spatial[-1]):
+            return None
+        request = _Request(sch, facts.constants, config, machine)
+        channels = [a for a in plain.spatial if depends(plain.right, a)]
+        if len(channels) > 1:
+            return None
+        whole = channels[0] if channels else plain.spatial[1 if len(plain.spatial) > 2 else 0]
+        product, group, channel = _split(plain, whole)
+        product = fuse_rows(product, (group, channel), sch.mod["main"].params)
+        views = [
+            self._pixel_lanes(request, plain, product, group, channel, whole),
+            self._channel_lanes(request, plain, product, group, channel, whole),
+        ]
+        found = [view for view in views if view is not None]
+        if not found:
+            return None
+        _, view = min(found, key=lambda pair: pair[0])
+        return emit(sch, product, view, machine.cores)
+
+    def _pixel_lanes(
+        self,
+        request: _Request,
+        plain: Product,
+        product: Product,
+        group: Axis | None,
+        channel: Axis,
+        whole: Axis,
+    ) -> tuple[float, View] | None:
+        lane = product.spatial[-1]
+        if lane is channel:
+            return None
+        shared = not depends(product.left, channel)
+        row = channel if shared else pick_rows(product, lane, product.left, product.right)
+        if row is lane:
+            return None
+        tile = request.tile(row, lane, product.steps)
+        outer = _outer(product, group, row, lane)
+        panel = request.panel(plain, whole, tile.rows, group, by_rows=True) if shared else None
+        view = View(
+            row=row,
+            lane=lane,
+            outer=outer,
+            tile=tile,
+            lanes_first=not shared
+            or lanes_first(
+                product, tile, product.left, product.right, request.config, request.machine
+            ),
+            panel=panel,
+        )
+        cost = cycles(tile, product.steps, 2.0) * _turns(outer)
+        if not unit_stride(product.left, lane):
+            cost *= _GATHER_SLOWDOWN
+        return cost, view
+
+    def _channel_lanes(
+        self,
+        request: _Request,
+        plain: Product,
+        product: Product,
+        group: Axis | None,
+        channel: Axis,
+        whole: Axis,
+    ) -> tuple[float, View] | None:
+        if depends(product.left, channel):
+            return None
+        row = pick_rows(product, channel, product.left, product.right)
+        if row is channel:
+            return None
+        store_cost = _SCATTER_COST_PER_LANE * request.machine.lanes
+        tile = request.tile(row, channel, product.steps, store_cost, _SCATTER_ACCUMULATORS)
+        panel = request.panel(plain, whole, tile.lanes, group)
+        if panel is None:
+            panel = copied_panel(product, channel, tile.lanes)
+        outer = _outer(product, group, row, channel)
+        view = View(
+            row=row,
+            lane=channel,
+            outer=outer,
+            tile=tile,
+            lanes_first=lanes_first(
+                product, tile, product.right, product.left, request.config, request.machine
+            ),
+            panel=panel,
+        )
+        return cycles(tile, product.steps, store_cost) * _turns(outer), view
+
+
+def _turns(axes: tuple[Axis, ...]) -> int:
+    total = 1
+    for axis in axes:
+        total *= axis.extent
+    return total
+
+
+TEMPLATES = (ChannelsLast(), ChannelsFirst())

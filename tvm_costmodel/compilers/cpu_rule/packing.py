@@ -1,0 +1,110 @@
+"""Constant operands re-ordered into the order in which a register tile reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+from tvm.ir.expr import TensorLoad
+
+from tvm_costmodel.compilers.cpu_rule.expression import is_variable
+from tvm_costmodel.compilers.cpu_rule.product import Axis
+
+# PrimFunc attribute: JSON list of PackedParameter fields.
+PACKED_PARAMETERS = "tvm_costmodel.packed_parameters"
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedParameter:
+    """How one constant parameter is stored for a scheduled function.
+
+    Attributes:
+        parameter: Index of the parameter.
+        axis: Dimension of the plain constant along which panels are cut.
+        elements: For each panel, the positions along ``axis`` that it holds. shape [panels, size]
+        order: The plain constant's other dimensions, in the panel's order.
+    """
+
+    parameter: int
+    axis: int
+    elements: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+
+    def shape(self, plain: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the packed constant: [panels, other dimensions..., size]."""
+        return (len(self.elements), *(plain[d] for d in self.order), len(self.elements[0]))
+
+    def pack(self, plain: np.ndarray) -> np.ndarray:
+        """Re-orders a constant. [plain] -> [panels, other dimensions..., size]."""
+        kept = (*self.order, self.axis)
+        ones = tuple(d for d in range(plain.ndim) if d not in kept)  # dimensions of extent 1
+        moved = np.transpose(plain, (*ones, *kept)).reshape([plain.shape[d] for d in kept])
+        positions = np.asarray(self.elements).reshape(-1)
+        flat = moved
+        if not np.array_equal(positions, np.arange(moved.shape[-1])):
+            flat = np.take(moved, positions, axis=-1)
+        flat = flat.reshape(*moved.shape[:-1], len(self.elements), len(self.elements[0]))
+        return np.ascontiguousarray(np.moveaxis(flat, -2, 0))
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the fields as JSON-able values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Panel:
+    """How a register tile reads weights that were re-ordered for it.
+
+    Attributes:
+        shape: Shape of the buffer: [lead axes..., panels, axes..., size].
+        axes: The product's axes of the middle dimensions.
+        packed: How the constant is re-ordered; None where the function itself copies it.
+        by_rows: Whether panels follow the tile's rows, not its lanes.
+        group: For a packed constant, an outer axis whose every value has panels of its own.
+        lead: For a copy, the outer axes along which the operand changes.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    packed: PackedParameter | None = None
+    by_rows: bool = False
+    group: Axis | None = None
+    lead: tuple[Axis, ...] = ()
+
+
+def dump_packed(packed: list[PackedParameter]) -> str:
+    """Writes the attribute's text."""
+    return json.dumps([one.to_json() for one in packed])
+
+
+def load_packed(text: str) -> list[PackedParameter]:
+    """Reads the attribute's text."""
+    return [
+        PackedParameter(
+            int(one["parameter"]),
+            int(one["axis"]),
+            tuple(tuple(row) for row in one["elements"]),
+            tuple(one["order"]),
+        )
+        for one in json.loads(text)
+    ]
+
+
+def plain_dimensions(load: TensorLoad, axes: tuple[Axis, ...]) -> dict[int, int] | None:
+    """Maps each dimension of an operand to the position in ``axes`` of the axis that indexes it.
+
+    Dimensions of extent 1 are left out.
+
+    Returns:
+        The map, or None where some index is anything but one of the axes.
+    """
+    found = {}
+    for dimension, index in enumerate(load.indices):
+        if int(load.source.ty.shape[dimension]) == 1:
+            continue
+        matches = [i for i, axis in enumerate(axes) if is_variable(index, axis.var)]
+        if len(matches) != 1 or int(load.source.ty.shape[dimension]) != axes[matches[0]].extent:
+            return None
+        found[dimension] = matches[0]
+    return found

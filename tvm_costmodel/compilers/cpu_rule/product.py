@@ -1,0 +1,193 @@
+"""Sums of products: what a convolution or matrix multiplication reads, axis by axis."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tvm import s_tir, tirx
+from tvm.ir import Expr, Var
+from tvm.ir.expr import TensorLoad
+
+from tvm_costmodel.compilers.cpu_rule.expression import is_variable, loads, rewrite, simplify, uses
+from tvm_costmodel.compilers.cpu_rule.facts import BlockFacts, FunctionFacts
+from tvm_costmodel.compilers.cpu_rule.padding import Padding, match_padding
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a sum of products.
+
+    Attributes:
+        var: Its variable in the expressions of ``Product``.
+        extent: How many values it takes.
+    """
+
+    var: Var
+    extent: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """``output[spatial] = epilogue(sum over reduce of left * right)``.
+
+    Attributes:
+        spatial: Axes of the output, in its order; their extents are the output's shape.
+        reduce: Axes summed over, in source order, those of extent 1 left out.
+        left: The data operand, indexed by spatial and reduce axes.
+        right: The weight operand.
+        dtype: Type of the sum.
+        store: The finished output's store with ``accumulator`` in place of the sum.
+        accumulator: The buffer that ``store`` reads the sum from, indexed by the spatial axes.
+        paddings: Zero-padding stages that must run first.
+    """
+
+    spatial: tuple[Axis, ...]
+    reduce: tuple[Axis, ...]
+    left: TensorLoad
+    right: TensorLoad
+    dtype: str
+    store: tirx.BufferStore
+    accumulator: Var
+    paddings: tuple[Padding, ...] = ()
+
+    @property
+    def ranges(self) -> dict[Var, int]:
+        """Extent of every axis by its variable."""
+        return {axis.var: axis.extent for axis in (*self.spatial, *self.reduce)}
+
+    @property
+    def steps(self) -> int:
+        """Products summed for one output element."""
+        total = 1
+        for axis in self.reduce:
+            total *= axis.extent
+        return total
+
+
+def match_product(sch: s_tir.Schedule, facts: FunctionFacts) -> Product | None:
+    """Recognises a function with one sum of products and element-wise work after it.
+
+    Inlines what can be inlined on the way; zero-padding stages become ``Product.paddings``.
+
+    Returns:
+        The product, or None where the function is something else.
+    """
+    if len(facts.reductions) != 1 or not facts.is_static or len(facts.outputs) != 1:
+        return None
+    (block,) = facts.reductions
+    if not _multiplies(block) or not block.plain_loops:
+        return None
+    paddings = []
+    for other in facts.blocks:
+        if other.name in facts.outputs or other is block:
+            continue
+        padding = match_padding(sch, other.name)
+        if padding is not None:
+            paddings.append(padding)
+        else:
+            sch.compute_inline(other.name)
+    product = _product(sch, block, facts.outputs[0])
+    return None if product is None else dataclasses.replace(product, paddings=tuple(paddings))
+
+
+def _multiplies(block: BlockFacts) -> bool:
+    if block.store is None or not set(block.kinds) <= {"S", "R"}:
+        return False
+    value = block.store.value
+    return (
+        isinstance(value, tirx.Add)
+        and isinstance(value.a, TensorLoad)
+        and value.a.source.same_as(block.store.buffer)
+        and isinstance(value.b, tirx.Mul)
+        and isinstance(_uncast(value.b.a), TensorLoad)
+        and isinstance(_uncast(value.b.b), TensorLoad)
+    )
+
+
+def _uncast(expr: Expr) -> Expr:
+    return expr.value if isinstance(expr, tirx.Cast) else expr
+
+
+def _product(sch: s_tir.Schedule, block: BlockFacts, output: str) -> Product | None:
+    stmt = sch.get(sch.get_sblock(block.name))
+    value = stmt.body.value.b
+    if not (isinstance(value.a, TensorLoad) and isinstance(value.b, TensorLoad)):
+        return None  # mixed precision: the cast would have to move into the tile
+    axes = [Axis(iv.var, extent) for iv, extent in zip(stmt.iter_vars, block.extents, strict=True)]
+    spatial = tuple(a for a, kind in zip(axes, block.kinds, strict=True) if kind == "S")
+    reduce = tuple(a for a, kind in zip(axes, block.kinds, strict=True) if kind == "R")
+    indices = stmt.body.indices
+    if len(indices) != len(spatial) or not all(
+        is_variable(index, axis.var) for index, axis in zip(indices, spatial, strict=True)
+    ):
+        return None
+    ranges = {axis.var: axis.extent for axis in axes}
+    ones = {axis.var: tirx.IntImm("int64", 0) for axis in reduce if axis.extent == 1}
+    left, right = (_tidy(load, ones, ranges) for load in (value.a, value.b))
+    if output == block.name:
+        buffer = stmt.body.buffer
+        load = tirx.BufferLoad(buffer, [axis.var for axis in spatial])
+        store = tirx.BufferStore(buffer, load, [axis.var for axis in spatial])
+    else:
+        found = _epilogue(sch, output, stmt.body.buffer, spatial)
+        if found is None:
+            return None
+        store = found
+    return Product(
+        spatial,
+        tuple(axis for axis in reduce if axis.extent > 1),
+        left,
+        right,
+        str(stmt.body.buffer.ty.dtype),
+        store,
+        stmt.body.buffer,
+    )
+
+
+def _tidy(load: TensorLoad, values: dict[Var, Expr], ranges: dict[Var, int]) -> TensorLoad:
+    indices = [simplify(rewrite(index, values), ranges) for index in load.indices]
+    return tirx.BufferLoad(load.source, indices)
+
+
+def _epilogue(
+    sch: s_tir.Schedule, name: str, accumulator: Var, spatial: tuple[Axis, ...]
+) -> tirx.BufferStore | None:
+    """Expresses the output block in the product's own axes."""
+    stmt = sch.get(sch.get_sblock(name))
+    if not isinstance(stmt.body, tirx.BufferStore):
+        return None
+    extents = [int(iv.dom.extent) for iv in stmt.iter_vars]
+    if extents != [axis.extent for axis in spatial]:
+        return None
+    values = {iv.var: axis.var for iv, axis in zip(stmt.iter_vars, spatial, strict=True)}
+    ranges = {axis.var: axis.extent for axis in spatial}
+    value = rewrite(stmt.body.value, values)
+    indices = [simplify(rewrite(index, values), ranges) for index in stmt.body.indices]
+    for load in loads(value):
+        if load.source.same_as(accumulator) and not _reads_own_element(load, spatial, ranges):
+            return None
+    return tirx.BufferStore(stmt.body.buffer, value, indices)
+
+
+def _reads_own_element(load: TensorLoad, spatial: tuple[Axis, ...], ranges: dict[Var, int]) -> bool:
+    for index, axis in zip(load.indices, spatial, strict=True):
+        if axis.extent == 1:
+            continue
+        if not is_variable(simplify(index, ranges), axis.var):
+            return False
+    return True
+
+
+def depends(load: TensorLoad, axis: Axis) -> bool:
+    """Whether an operand's address changes along an axis."""
+    return any(uses(index, axis.var) for index in load.indices)
+
+
+def unit_stride(load: TensorLoad, axis: Axis) -> bool:
+    """Whether an operand's neighbours in memory are neighbours along an axis."""
+    *outer, last = load.indices
+    if any(uses(index, axis.var) for index in outer) or not uses(last, axis.var):
+        return False
+    step = rewrite(last, {axis.var: axis.var + 1}) - last
+    difference = simplify(step)
+    return isinstance(difference, tirx.IntImm) and int(difference.value) == 1

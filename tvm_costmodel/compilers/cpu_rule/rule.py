@@ -1,0 +1,142 @@
+"""The schedule rule: templates in order, and a record of what none of them took."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import logging
+from functools import cache
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.base.schedule_rule import ScheduleRule
+
+from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
+from tvm_costmodel.compilers.cpu_rule.facts import FUNCTION_NAME, FunctionFacts, analyse
+from tvm_costmodel.compilers.cpu_rule.fallback import schedule_plain
+from tvm_costmodel.compilers.cpu_rule.machine import Machine
+from tvm_costmodel.compilers.cpu_rule.template import Template
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever a template changes what it makes of a function: latencies measured under another
+# version are not comparable.
+RULE_VERSION = 1
+
+# Modules of this package with a TEMPLATES tuple, in the order in which they are asked.
+_TEMPLATE_MODULES = (
+    "depthwise",
+    "conv",
+    "pooling",
+    "reduction",
+    "data_movement",
+    "elementwise",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscheduled:
+    """A function that no template took.
+
+    Attributes:
+        name: The function's name.
+        reason: What the templates said.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@cache
+def templates() -> tuple[Template, ...]:
+    """Returns every template, in the order in which the rule asks them."""
+    found: list[Template] = []
+    for module in _TEMPLATE_MODULES:
+        if importlib.util.find_spec(f"{__package__}.{module}") is not None:
+            found.extend(importlib.import_module(f"{__package__}.{module}").TEMPLATES)
+    return tuple(found)
+
+
+class CpuScheduleRule(ScheduleRule):
+    """Schedules PrimFuncs for a CPU without search.
+
+    Use it through ``schedule_module``, or with ``tvm.s_tir.dlight.ApplyDefaultSchedule`` after
+    ``FuseTIR`` inside a target's scope; the latter cannot pack constant weights.
+
+    Attributes:
+        config: Tile parameters.
+        unscheduled: Functions that no template took, in the order they came; they got plain vector
+            and parallel loops where those could be had.
+        taken: For each function, the name of the template that took it.
+    """
+
+    def __init__(self, config: CpuRuleConfig | None = None) -> None:
+        self.config = config or CpuRuleConfig()
+        self.unscheduled: list[Unscheduled] = []
+        self.taken: dict[str, str] = {}
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
+    ) -> s_tir.Schedule | None:
+        """Schedules one function.
+
+        Args:
+            func: A PrimFunc made of blocks.
+            target: An LLVM target.
+            tunable: Ignored; the rule makes one schedule.
+
+        Returns:
+            The schedule; None only where not even the plain loops could be had.
+        """
+        if not isinstance(func, tirx.PrimFunc) or target.kind.name != "llvm":
+            return None
+        machine = Machine.from_target(target, self.config)
+        try:
+            base = s_tir.Schedule(func, error_render_level="fast")
+            facts = analyse(base, self._name(func))
+        except Exception as error:  # a function without a root block, e.g. already lowered
+            self._report(self._name(func), f"not made of blocks ({_first_line(error)})")
+            return None
+        reasons = []
+        untouched = base.mod["main"]
+        for template in templates():
+            try:
+                sch = template.apply(base, facts, self.config, machine)
+            except Exception as error:
+                reasons.append(f"{template.name}: {type(error).__name__}: {_first_line(error)}")
+                sch = None
+            if sch is not None:
+                self.taken[facts.name] = template.name
+                return sch
+            if not base.mod["main"].same_as(untouched):
+                base = s_tir.Schedule(func, error_render_level="fast")
+                untouched = base.mod["main"]
+        return self._plain(base, facts, machine, "; ".join(reasons) or "no template fits")
+
+    def _plain(
+        self, sch: s_tir.Schedule, facts: FunctionFacts, machine: Machine, reason: str
+    ) -> s_tir.Schedule | None:
+        self._report(facts.name, reason)
+        try:
+            return schedule_plain(sch, facts, machine)
+        except Exception as error:
+            logger.debug("plain loops refused for %s: %s", facts.name, error)
+            return None
+
+    def _report(self, name: str, reason: str) -> None:
+        self.unscheduled.append(Unscheduled(name, reason))
+        logger.warning("no schedule template takes %s (%s)", name, reason)
+
+    def _name(self, func: tirx.PrimFunc) -> str:
+        attrs = func.attrs or {}
+        name = attrs.get("global_symbol") or attrs.get(FUNCTION_NAME)
+        return str(name) if name else f"function_{len(self.taken) + len(self.unscheduled)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

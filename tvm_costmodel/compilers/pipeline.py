@@ -1,0 +1,184 @@
+"""The Relax pipeline for CPUs: graph passes, fusion, schedules, lowering for the virtual machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tvm
+import tvm.relax.backend.cpu_generic.pipeline as cpu_lowering
+from tvm import relax
+from tvm.relax import transform
+
+from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
+from tvm_costmodel.compilers.folding import ConstantFolder, ScaleFolder, count_uses
+from tvm_costmodel.errors import BuildError, ConfigError
+
+# Raised whenever the passes or their order change what is compiled: latencies measured under
+# another version are not comparable.
+PIPELINE_VERSION = 1
+
+_LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """The graph-level decisions of a build, and the schedule rule's parameters.
+
+    Attributes:
+        layout: Layout that convolutions run in, ``NHWC`` (with HWIO weights) or ``NCHW`` (OIHW).
+        fuse: Whether operators are fused into kernels.
+        fold_batch_norm: Whether batch norm and channel-wise scales move into convolution weights.
+        rule: Parameters of the CPU schedule rule.
+    """
+
+    layout: str = "NHWC"
+    fuse: bool = True
+    fold_batch_norm: bool = True
+    rule: CpuRuleConfig = dataclasses.field(default_factory=CpuRuleConfig)
+
+    def __post_init__(self) -> None:
+        """Checks the layout.
+
+        Raises:
+            ConfigError: The layout is unknown.
+        """
+        if self.layout not in _LAYOUTS:
+            raise ConfigError(f"layout is {self.layout!r}; use one of {', '.join(_LAYOUTS)}")
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that change with any field and with the code's versions."""
+        versions = {"pipeline": PIPELINE_VERSION, "rule": RULE_VERSION}
+        text = json.dumps({"config": self.to_dict(), "versions": versions}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON-able values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PipelineConfig:
+        """Builds a config from ``to_dict``'s result; absent fields take their defaults.
+
+        Raises:
+            ConfigError: A key is unknown or a field is out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+                raise ConfigError(f"unknown key {key!r} in the pipeline's config; {hint}")
+        values = dict(fields)
+        if isinstance(values.get("rule"), Mapping):
+            values["rule"] = CpuRuleConfig.from_dict(values["rule"])
+        return cls(**values)
+
+
+@contextlib.contextmanager
+def build_stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Times a stage of a build and names it in whatever error it raises.
+
+    Raises:
+        BuildError: Something inside failed.
+    """
+    start = time.perf_counter()
+    try:
+        yield
+    except BuildError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[-1][:300] if lines else ""
+        raise BuildError(
+            f"build failed in stage {name!r}: {type(error).__name__}: {text}; "
+            "try another layout or fuse=False, or report the network"
+        ) from error
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _main_pass(
+    name: str, rewrite: Callable[[relax.Function, tvm.IRModule], relax.Function]
+) -> tvm.transform.Pass:
+    """A module pass that rewrites every Relax function of the source graph."""
+
+    @tvm.transform.module_pass(opt_level=0, name=name)
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        result = mod.clone()
+        for var, func in mod.functions_items():
+            if isinstance(func, relax.Function) and not (func.attrs or {}).get("Primitive"):
+                result[var] = rewrite(func, mod)
+        return transform.DeadCodeElimination()(result)
+
+    return run
+
+
+def fold_constants() -> tvm.transform.Pass:
+    """A pass that evaluates constant operators, with NumPy where it has a rule for them.
+
+    What NumPy has no rule for goes through ``relax.transform.FoldConstant``.
+    """
+
+    @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        left: set[str] = set()
+
+        def rewrite(func: relax.Function, mod: tvm.IRModule) -> relax.Function:
+            folder = ConstantFolder(mod)
+            func = folder.visit_expr(func)
+            left.update(folder.left)
+            return func
+
+        mod = _main_pass("FoldWithNumpy", rewrite)(mod)
+        return transform.FoldConstant()(mod) if left else mod
+
+    return run
+
+
+def fold_scales(into_convolutions: bool) -> tvm.transform.Pass:
+    """A pass that makes batch norm a scale and a shift, see ``folding.ScaleFolder``."""
+
+    def rewrite(func: relax.Function, mod: tvm.IRModule) -> relax.Function:
+        return ScaleFolder(mod, count_uses(func), into_convolutions).visit_expr(func)
+
+    return _main_pass("FoldScales", rewrite)
+
+
+def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
+    """Returns the passes on the graph of operators, in order."""
+    passes = [
+        fold_constants(),
+        fold_scales(config.fold_batch_norm),
+        # A binding of one variable to another stops ConvertLayout from passing layouts on.
+        transform.CanonicalizeBindings(),
+    ]
+    if config.layout != "NCHW":
+        passes.append(
+            transform.ConvertLayout({"relax.nn.conv2d": [config.layout, _LAYOUTS[config.layout]]})
+        )
+    return [*passes, transform.DecomposeOpsForInference(), fold_constants()]
+
+
+def fusion_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
+    """Returns the passes that make PrimFuncs of operators, in order."""
+    passes = [transform.LegalizeOps(), transform.AnnotateTIROpPattern()]
+    if config.fuse:
+        passes += [transform.FuseOps(), transform.FuseTIR()]
+    return passes + [transform.DeadCodeElimination()]
+
+
+def machine_passes(target: tvm.target.Target) -> list[tvm.transform.Pass]:
+    """Returns the passes that lower a graph of PrimFuncs for the virtual machine, in order."""
+    return [
+        *cpu_lowering.library_dispatch_passes(target),
+        *cpu_lowering.dataflow_lower_passes(target),
+        *cpu_lowering.finalize_passes(target),
+    ]

@@ -1,0 +1,61 @@
+"""Compiling Relax modules for CPUs: the front door of this package."""
+
+from __future__ import annotations
+
+import tvm
+
+from tvm_costmodel.compilers.build import BuildResult, KernelUse, build, lower, pipeline
+from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
+from tvm_costmodel.compilers.pipeline import PIPELINE_VERSION, PipelineConfig
+from tvm_costmodel.compilers.verify import Difference, compare_outputs, verify
+from tvm_costmodel.errors import DeviceError
+
+__all__ = [
+    "PIPELINE_VERSION",
+    "RULE_VERSION",
+    "BuildResult",
+    "CpuRuleConfig",
+    "Difference",
+    "KernelUse",
+    "PipelineConfig",
+    "build",
+    "compare_outputs",
+    "cpu_target",
+    "default_config",
+    "lower",
+    "pipeline",
+    "verify",
+]
+
+
+def cpu_target(threads: int = 1, mcpu: str | None = None) -> tvm.target.Target:
+    """Makes the TVM target for a CPU.
+
+    Args:
+        threads: Cores that a network may use.
+        mcpu: LLVM's name of the processor, e.g. ``znver4``; this machine's where absent.
+
+    Raises:
+        DeviceError: LLVM does not know the processor, or ``threads`` is not positive.
+    """
+    if threads < 1:
+        raise DeviceError(f"threads is {threads}; use 1 or more")
+    known = tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target("llvm"))
+    if mcpu is not None and mcpu not in known:
+        raise DeviceError(
+            f"LLVM does not know the processor {mcpu!r}; `llc -mcpu=help` lists the names, "
+            f"this machine's is {tvm.target.codegen.llvm_get_system_cpu()!r}"
+        )
+    name = mcpu or tvm.target.codegen.llvm_get_system_cpu()
+    return tvm.target.Target({"kind": "llvm", "mcpu": name, "num-cores": threads})
+
+
+def default_config(mod: tvm.IRModule, target: tvm.target.Target) -> PipelineConfig:
+    """Returns the graph-level decisions that serve most networks on the target.
+
+    Args:
+        mod: The network.
+        target: What it will run on.
+    """
+    del mod, target  # channels-last wins on every network and CPU measured so far
+    return PipelineConfig()

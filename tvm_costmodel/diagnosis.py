@@ -1,0 +1,132 @@
+"""Looking over an installation: what is missing, what is of the wrong version, what mends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from tvm_costmodel.errors import CostModelError
+
+FFI_VERSION = "0.1.14.post1"
+REQUIRED = ("numpy", "scipy", "torch", "apache-tvm", "onnx", "onnxslim", "xgboost", "safetensors")
+OPTIONAL = {"onnxruntime": "comparisons with onnxruntime", "matplotlib": "plots"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        found: What is there.
+        remedy: The command or step that mends it; empty when nothing need be done.
+        required: Whether the package's main job fails without it.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    required: bool = True
+
+
+def diagnose() -> list[Check]:
+    """Looks at everything that the commands need, in the order in which it should be mended."""
+    checks = [_python()]
+    checks += [_package(name) for name in REQUIRED]
+    checks += [_optional(name, use) for name, use in OPTIONAL.items()]
+    checks += [_guarded(*item) for item in _PARTS]
+    return checks
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", sys.version_info >= (3, 10), found, "install Python 3.10 or newer")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str) -> Check:
+    version = _version(name)
+    remedy = "" if version else f"pip install -c constraints.txt {name}"
+    return Check(name, version is not None, version or "not installed", remedy)
+
+
+def _optional(name: str, use: str) -> Check:
+    version = _version(name)
+    remedy = "" if version else f"only for {use}: pip install {name}"
+    return Check(name, version is not None, version or "not installed", remedy, required=False)
+
+
+def _ffi() -> tuple[bool, str, str]:
+    version = _version("apache-tvm-ffi") or "not installed"
+    remedy = f"pip install apache-tvm-ffi=={FFI_VERSION} (newer ones crash in tvm.ir.save_json)"
+    return version == FFI_VERSION, version, remedy
+
+
+def _native() -> tuple[bool, str, str]:
+    from tvm_costmodel.frontends.native import native_available
+
+    ok = native_available()
+    remedy = "install a C++17 compiler, then: pip install --no-build-isolation -e ."
+    return ok, "built" if ok else "not built: the Python walk serves, about 20 times slower", remedy
+
+
+def _llvm() -> tuple[bool, str, str]:
+    from tvm_costmodel.compilers.relax import cpu_target
+
+    return True, str(cpu_target()), ""
+
+
+def _device() -> tuple[bool, str, str]:
+    from tvm_costmodel.profiling.devices import resolve_device
+
+    return True, resolve_device("cpu").name, ""
+
+
+def _zoo() -> tuple[bool, str, str]:
+    from tvm_costmodel.predictor import load_predictor
+
+    loaded = load_predictor()
+    return True, f"{loaded.name} for {loaded.device}", ""
+
+
+def _cores() -> tuple[bool, str, str]:
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    remedy = "labels are quieter with a second core for everything else"
+    return cores > 1, str(cores), remedy
+
+
+_PARTS: tuple[tuple[str, Callable[[], tuple[bool, str, str]], bool], ...] = (
+    ("apache-tvm-ffi", _ffi, True),
+    ("native graph walk", _native, False),
+    ("LLVM target", _llvm, True),
+    ("device", _device, True),
+    ("shipped predictor", _zoo, True),
+    ("cores", _cores, False),
+)
+
+
+def _guarded(name: str, look: Callable[[], tuple[bool, str, str]], required: bool) -> Check:
+    try:
+        ok, found, remedy = look()
+    except CostModelError as error:
+        return Check(name, False, str(error), "see the message", required)
+    except Exception as error:  # an import that fails in any way is what this looks for
+        return Check(name, False, f"{type(error).__name__}: {error}", _reinstall(), required)
+    return Check(name, ok, found, "" if ok else remedy, required)
+
+
+def _reinstall() -> str:
+    return "bash scripts/environment.sh, or: pip install -c constraints.txt tvm-costmodel"

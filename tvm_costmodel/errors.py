@@ -1,0 +1,61 @@
+"""Every error that the package raises on purpose.
+
+A message holds what failed, the value that was got, what is allowed, and the command or argument
+that mends it, so that it reads the same from Python and from the command line.
+"""
+
+from __future__ import annotations
+
+
+class CostModelError(Exception):
+    """Root of the package's errors.
+
+    Attributes:
+        exit_code: What the command line exits with: 2 for bad input, 1 for work that failed.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(CostModelError):
+    """A setting, option or TOML key is unknown or out of range."""
+
+
+class GraphError(CostModelError):
+    """A graph is malformed: bad JSON, a dangling edge, a shape that does not fit."""
+
+
+class ModelFileError(CostModelError):
+    """A model file cannot be read or imported."""
+
+
+class UnsupportedOperatorError(CostModelError):
+    """An operator has no canonical name, or a front end or compiler cannot take it."""
+
+
+class DeviceError(CostModelError):
+    """A device is unknown, unreachable or not the one that was asked for."""
+
+
+class CheckpointError(CostModelError):
+    """A checkpoint is missing, foreign, damaged or made for something else."""
+
+
+class StoreError(CostModelError):
+    """A measurement store cannot be opened, read or written."""
+
+
+class MissingDependencyError(CostModelError):
+    """An optional package that this call needs is not installed."""
+
+
+class BuildError(CostModelError):
+    """A network could not be compiled."""
+
+    exit_code = 1
+
+
+class MeasurementError(CostModelError):
+    """A compiled network could not be run or timed."""
+
+    exit_code = 1

@@ -1,0 +1,9 @@
+"""The catalogue of operators: canonical names across front ends, attributes, cost."""
+
+from __future__ import annotations
+
+from tvm_costmodel.ops.catalogue import CATALOGUE, CATEGORIES, OpSpec
+from tvm_costmodel.ops.cost import OpCost, operator_cost
+from tvm_costmodel.ops.names import canonical_name
+
+__all__ = ["CATALOGUE", "CATEGORIES", "OpCost", "OpSpec", "canonical_name", "operator_cost"]

@@ -1,0 +1,192 @@
+"""Load a trained predictor and ask it for latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from tvm_costmodel.errors import CheckpointError, UnsupportedOperatorError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.training.checkpoint import CARD, read_card
+from tvm_costmodel.training.registry import REGISTRY
+from tvm_costmodel.training.regressor import Regressor
+
+DEFAULT = "nar_former_v2"
+"""Predictor that a device's name alone stands for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What one network will cost on one device.
+
+    Attributes:
+        latency_s: Predicted seconds.
+        low_s: Lower end of the interval; NaN when the predictor gives none.
+        high_s: Upper end.
+        unknown_ops: Operators that the catalogue does not know; the estimate takes them by their
+            shapes and bytes alone.
+        predictor: Name of the predictor.
+        device: Device whose measurements it learned from.
+        graph: The network.
+        per_op: Seconds of each operator, where the predictor tells.
+    """
+
+    latency_s: float
+    low_s: float
+    high_s: float
+    unknown_ops: tuple[str, ...]
+    predictor: str
+    device: str
+    graph: OpGraph
+    per_op: Mapping[int, float] | None = None
+
+    @property
+    def graph_hash(self) -> str:
+        """Content hash of the network."""
+        return self.graph.hash
+
+
+class Predictor:
+    """A trained regressor for one device.
+
+    Args:
+        regressor: Fitted or loaded.
+        device: Device whose measurements it learned from; the card's when not given.
+    """
+
+    def __init__(self, regressor: Regressor, device: str | None = None) -> None:
+        self.regressor = regressor
+        self.device = device or str(regressor.card.get("device", ""))
+
+    @property
+    def name(self) -> str:
+        """Name of the predictor."""
+        return self.regressor.name
+
+    @overload
+    def predict(self, graphs: OpGraph, strict: bool = ...) -> Estimate: ...
+
+    @overload
+    def predict(self, graphs: Sequence[OpGraph], strict: bool = ...) -> list[Estimate]: ...
+
+    def predict(
+        self, graphs: OpGraph | Sequence[OpGraph], strict: bool = False
+    ) -> Estimate | list[Estimate]:
+        """Latency of a network, or of many at once, which is the fast way.
+
+        Args:
+            graphs: One network or a list.
+            strict: Refuse networks with operators that the catalogue does not know.
+
+        Raises:
+            UnsupportedOperatorError: ``strict``, and an operator is unknown.
+            GraphError: A graph is empty or has dimensions unknown until run time.
+        """
+        many = [graphs] if isinstance(graphs, OpGraph) else list(graphs)
+        if strict:
+            for graph in many:
+                _refuse_unknown(graph)
+        latency = self.regressor.predict(many)
+        low, high = self.regressor.bounds(latency)
+        estimates = [
+            Estimate(
+                float(latency[i]),
+                float(low[i]),
+                float(high[i]),
+                graph.unknown_ops,
+                self.name,
+                self.device,
+                graph,
+            )
+            for i, graph in enumerate(many)
+        ]
+        return estimates[0] if isinstance(graphs, OpGraph) else estimates
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A checkpoint that ships with the package.
+
+    Attributes:
+        device: Device whose measurements it learned from.
+        predictor: Name of the predictor.
+        path: Its directory.
+    """
+
+    device: str
+    predictor: str
+    path: Path
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What its training left on record."""
+        return read_card(self.path, self.predictor)
+
+
+def zoo(folder: Path | None = None) -> tuple[ZooEntry, ...]:
+    """Every checkpoint in the zoo, by device and predictor."""
+    from tvm_costmodel.models import ZOO
+
+    return tuple(
+        ZooEntry(path.parent.parent.name, path.parent.name, path.parent)
+        for path in sorted((folder or ZOO).glob(f"*/*/{CARD}"))
+    )
+
+
+def load_predictor(
+    name_or_dir: str | Path | None = None,
+    predictor: str = DEFAULT,
+    *,
+    zoo_folder: Path | None = None,
+) -> Predictor:
+    """Loads a predictor.
+
+    Args:
+        name_or_dir: A device of the zoo (``cpu-x86-avx512``), a device and predictor
+            (``cpu-x86-avx512/xgboost``), or a checkpoint directory; when not given, the zoo's for
+            this machine.
+        predictor: Which of a device's predictors, when ``name_or_dir`` does not say.
+        zoo_folder: Another zoo than the one that ships with the package.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged or of another version.
+    """
+    path = _checkpoint_path(name_or_dir, predictor, zoo(zoo_folder))
+    card = read_card(path)
+    name = card.get("predictor")
+    if name not in REGISTRY:
+        raise CheckpointError(
+            f"{path} is for a predictor {name!r} that this version does not know; "
+            f"known: {', '.join(REGISTRY)}"
+        )
+    return Predictor(REGISTRY[str(name)].load(path), str(card.get("device", "")))
+
+
+def _checkpoint_path(
+    name_or_dir: str | Path | None, predictor: str, entries: Sequence[ZooEntry]
+) -> Path:
+    if name_or_dir is None:
+        from tvm_costmodel.profiling.devices import resolve_device
+
+        name_or_dir = resolve_device("cpu").name
+    elif Path(name_or_dir).is_dir():
+        return Path(name_or_dir)
+    device, _, chosen = str(name_or_dir).partition("/")
+    for entry in entries:
+        if (entry.device, entry.predictor) == (device, chosen or predictor):
+            return entry.path
+    shipped = ", ".join(f"{entry.device}/{entry.predictor}" for entry in entries) or "nothing yet"
+    raise CheckpointError(
+        f"no checkpoint {str(name_or_dir)!r} for {chosen or predictor}: it is neither a directory "
+        f"nor in the zoo (which holds {shipped}); train one with `tvm-costmodel train`"
+    )
+
+
+def _refuse_unknown(graph: OpGraph) -> None:
+    if graph.unknown_ops:
+        raise UnsupportedOperatorError(
+            f"graph {graph.name or graph.hash} has operators that the catalogue does not know: "
+            f"{', '.join(graph.unknown_ops)}; leave out strict to take them by shape and bytes"
+        )

@@ -1,0 +1,107 @@
+"""Measured networks as a training set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.graph import OpGraph
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledGraphs:
+    """Networks and what they cost on one device.
+
+    Attributes:
+        graphs: The networks.
+        latency_s: float64 [G], measured seconds.
+        families: Family of each network.
+        hashes: Content hash of each network.
+        device: Device that was measured.
+        pipeline_key: Compile pipeline that the labels were made with.
+    """
+
+    graphs: tuple[OpGraph, ...]
+    latency_s: np.ndarray
+    families: tuple[str, ...]
+    hashes: tuple[str, ...]
+    device: str = ""
+    pipeline_key: str = ""
+
+    def __post_init__(self) -> None:
+        check_labels(self.graphs, self.latency_s)
+        if not len(self.graphs) == len(self.families) == len(self.hashes):
+            raise ConfigError(
+                f"{len(self.graphs)} graphs, {len(self.families)} families and "
+                f"{len(self.hashes)} hashes: give one of each per network"
+            )
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    @property
+    def hash(self) -> str:
+        """Content hash of graphs and latencies, whatever their order; 16 hex digits."""
+        rows = sorted(
+            f"{key} {latency:.6g}" for key, latency in zip(self.hashes, self.latency_s, strict=True)
+        )
+        text = "\n".join([self.device, self.pipeline_key, *rows])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def subset(self, indices: np.ndarray | Sequence[int]) -> LabelledGraphs:
+        """The networks at ``indices``, in that order."""
+        chosen = [int(i) for i in indices]
+        return LabelledGraphs(
+            graphs=tuple(self.graphs[i] for i in chosen),
+            latency_s=self.latency_s[chosen],
+            families=tuple(self.families[i] for i in chosen),
+            hashes=tuple(self.hashes[i] for i in chosen),
+            device=self.device,
+            pipeline_key=self.pipeline_key,
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path, device: str | None = None) -> LabelledGraphs:
+        """Reads a measurement store (``.db``) or an exported data set (``.jsonl.xz``).
+
+        Raises:
+            StoreError: The file is missing, foreign or empty, or holds several devices.
+        """
+        from tvm_costmodel.profiling.dataset import read_labels
+
+        labels = read_labels(path, device=device)
+        return cls(
+            graphs=tuple(record.graph for record in labels.records),
+            latency_s=np.array([record.latency_s for record in labels.records]),
+            families=tuple(record.family for record in labels.records),
+            hashes=tuple(record.graph_hash for record in labels.records),
+            device=labels.device,
+            pipeline_key=labels.pipeline_key,
+        )
+
+
+def check_labels(graphs: Sequence[OpGraph], latency_s: np.ndarray) -> np.ndarray:
+    """Labels as float64 [G].
+
+    Raises:
+        ConfigError: Another number of labels than graphs, none at all, or a label that is not a
+            positive finite number of seconds.
+    """
+    latency = np.asarray(latency_s, dtype=np.float64)
+    if latency.shape != (len(graphs),) or not len(graphs):
+        raise ConfigError(
+            f"got {len(graphs)} graphs and labels of shape {latency.shape}: "
+            "give one latency in seconds per graph, and at least one graph"
+        )
+    bad = np.flatnonzero(~(np.isfinite(latency) & (latency > 0)))
+    if len(bad):
+        raise ConfigError(
+            f"label {bad[0]} is {latency[bad[0]]}: labels are positive finite seconds; "
+            "leave out the networks whose measurement failed"
+        )
+    return latency

@@ -1,0 +1,306 @@
+"""Trains a latency network: shuffled batches, warm-up, best epoch by validation, resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from tqdm import tqdm
+
+from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.models.layers import seed_dropout
+from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
+from tvm_costmodel.tokenizer import TokenArrays, merge
+from tvm_costmodel.training.losses import LOSSES
+from tvm_costmodel.training.metrics import mape
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "training.safetensors"
+_PREDICT_OPERATORS = 3000  # operators per forward pass: enough to fill the cores, fits the cache
+_ROWS = 128  # batches are padded to a multiple of this many rows, single networks to an eighth
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained. The defaults are NAR-Former V2's published recipe.
+
+    Attributes:
+        epochs: Passes over the training networks.
+        batch_size: Networks per step.
+        learning_rate: Peak rate of Adam.
+        warmup: Share of all steps over which the rate rises linearly; it then falls linearly to 0.
+        loss: ``relative``, mean((p / y - 1)^2) as published, or ``log``.
+        patience: Epochs without a better validation error after which training stops.
+        seed: Of weights, shuffles and dropout.
+        share: Whether equal operators are computed once (and share their dropout masks).
+    """
+
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    loss: str = "relative"
+    patience: int = 50
+    seed: int = 0
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ConfigError(f"unknown loss {self.loss!r}; known: {', '.join(LOSSES)}")
+        if self.epochs < 1 or self.batch_size < 1 or self.patience < 1:
+            raise ConfigError(
+                f"epochs {self.epochs}, batch_size {self.batch_size} and patience {self.patience} "
+                "must be at least 1"
+            )
+        if not 0.0 <= self.warmup < 1.0 or self.learning_rate <= 0.0:
+            raise ConfigError(
+                f"warmup {self.warmup} must be in [0, 1), learning_rate {self.learning_rate} > 0"
+            )
+
+
+@dataclass
+class Progress:
+    """Where a training stands, after whole epochs."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_mape: float = math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSet:
+    """Tokens and labels of one side of a split.
+
+    Attributes:
+        tokens: One per network.
+        latency_ms: float64 [G], measured milliseconds.
+    """
+
+    tokens: Sequence[TokenArrays]
+    latency_ms: np.ndarray
+
+
+def forward(
+    network: NarFormerV2, tokens: Sequence[TokenArrays], share: bool = True
+) -> torch.Tensor:
+    """Milliseconds of one batch, [B], with gradients where they are on."""
+    device = next(network.parameters()).device
+    multiple = _ROWS if len(tokens) > 1 else _ROWS // 8
+    batch = merge(tokens, len(network.blocks), share, multiple)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    hops = [
+        Hop(*map(tensor, (hop.own, hop.source, hop.target, hop.offsets, hop.degree)))
+        for hop in batch.hops
+    ]
+    pool = (tensor(batch.pool_rows), tensor(batch.pool_offsets), tensor(batch.pool_counts))
+    return network.forward_merged(tensor(batch.features), hops, pool, tensor(batch.static))
+
+
+def predict_ms(network: NarFormerV2, tokens: Sequence[TokenArrays]) -> np.ndarray:
+    """Milliseconds of any number of networks, float64 [G]."""
+    network.eval()
+    with torch.inference_mode(), fast_matmul():
+        parts = [forward(network, part).cpu().numpy() for part in _parts(tokens)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _parts(tokens: Sequence[TokenArrays]) -> Iterator[Sequence[TokenArrays]]:
+    start = total = 0
+    for i, graph in enumerate(tokens):
+        if total and total + len(graph) > _PREDICT_OPERATORS:
+            yield tokens[start:i]
+            start, total = i, 0
+        total += len(graph)
+    yield tokens[start:]
+
+
+@contextmanager
+def fast_matmul() -> Iterator[None]:
+    """Lets torch use oneDNN for float32 matrix products on CPUs without AMX tiles.
+
+    torch's MKL takes its AVX2 path on CPUs that are not Intel's, less than half of the AVX-512
+    speed. Allowing reduced precision selects oneDNN instead, which computes in full float32 where
+    the CPU has no tiles; where it has some the results would be rounded, so nothing is changed.
+    """
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
+    before = torch.get_float32_matmul_precision()
+    if not has_tiles:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Trainer:
+    """Trains one network and keeps the weights of its best epoch.
+
+    Every epoch's shuffle and dropout follow from the seed and the epoch's number alone, so a
+    training that was interrupted and resumed gives the same weights as one that was not.
+
+    Args:
+        network: To train, in place.
+        config: The recipe.
+        train: What to learn from.
+        validation: What to choose the epoch by.
+        state_dir: Where to keep the state after each epoch; nowhere when not given.
+        resume: Go on from the state in ``state_dir`` when there is one.
+    """
+
+    def __init__(
+        self,
+        network: NarFormerV2,
+        config: TrainingConfig,
+        train: EncodedSet,
+        validation: EncodedSet,
+        state_dir: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.network, self.config = network, config
+        self.train, self.validation = train, validation
+        self.state_path = state_dir / STATE_FILE if state_dir else None
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+        self.steps_per_epoch = math.ceil(len(train.tokens) / config.batch_size)
+        self.progress = Progress()
+        self.best = self._weights()
+        if resume and self.state_path and self.state_path.exists():
+            self._load_state(self.state_path)
+
+    def run(self) -> Progress:
+        """Trains to the end or to the end of patience, then loads the best epoch's weights.
+
+        Raises:
+            ConfigError: The loss is no longer a number.
+        """
+        bar = tqdm(
+            total=self.config.epochs, initial=self.progress.epoch, unit="epoch", disable=None
+        )
+        with fast_matmul(), bar:
+            while not self._finished():
+                self._run_epoch()
+                if self.state_path:
+                    self._save_state(self.state_path)
+                best = self.progress.best_mape
+                bar.set_postfix_str(f"best {best:.2f} % at {self.progress.best_epoch}")
+                bar.update()
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        return self.progress
+
+    def _finished(self) -> bool:
+        waited = self.progress.epoch - self.progress.best_epoch
+        return self.progress.epoch >= self.config.epochs or waited >= self.config.patience
+
+    def _run_epoch(self) -> None:
+        epoch, config = self.progress.epoch, self.config
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(self.train.tokens))
+        seed_dropout(self.network, config.seed, epoch)
+        self.network.train()
+        losses = []
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+            losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(
+                f"the loss is {losses[-1]} in epoch {epoch + 1}: lower learning_rate "
+                f"(it is {config.learning_rate})"
+            )
+        error = mape(predict_ms(self.network, self.validation.tokens), self.validation.latency_ms)
+        self.progress.epoch = epoch + 1
+        self.progress.history.append({"loss": float(np.mean(losses)), "validation_mape": error})
+        logger.info("epoch %d: loss %.5f, validation %.2f %%", epoch + 1, np.mean(losses), error)
+        if error < self.progress.best_mape:
+            self.progress.best_mape, self.progress.best_epoch = error, epoch + 1
+            self.best = self._weights()
+
+    def _step(self, chosen: np.ndarray, step: int) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate(step)
+        measured = torch.from_numpy(self.train.latency_ms[chosen]).float()
+        predicted = forward(self.network, [self.train.tokens[i] for i in chosen], self.config.share)
+        loss = LOSSES[self.config.loss](predicted, measured.to(predicted.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak rate at a step: linear rise, then linear fall to 0."""
+        total = self.config.epochs * self.steps_per_epoch
+        rise = self.config.warmup * total
+        return step / rise if step < rise else (total - step) / max(1.0, total - rise)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def _fingerprint(self) -> str:
+        """Hash of everything that a resumed training must share with the interrupted one."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
+        digest.update(repr(self.network.config).encode())
+        for side in (self.train, self.validation):
+            digest.update(side.latency_ms.tobytes())
+            for graph in side.tokens:
+                for array in (graph.op_id, graph.values, graph.edges, graph.static):
+                    digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _save_state(self, path: Path) -> None:
+        """Weights, best weights, optimiser moments and progress, as one file in one step."""
+        tensors = {f"weights.{name}": value for name, value in self._weights().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{key}.{name}"] = value.detach().contiguous()
+        metadata = {
+            "progress": json.dumps(asdict(self.progress)),
+            "fingerprint": self._fingerprint(),
+        }
+        write_atomically(path, save_tensors(tensors, metadata))
+
+    def _load_state(self, path: Path) -> None:
+        try:
+            content = path.read_bytes()
+            tensors = load_tensors(content)
+            header: dict[str, Any] = json.loads(
+                content[8 : 8 + int.from_bytes(content[:8], "little")]
+            )
+            metadata = header["__metadata__"]
+            progress = Progress(**json.loads(metadata["progress"]))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} is no training state ({error}): remove it or train without --resume"
+            ) from error
+        if metadata["fingerprint"] != self._fingerprint():
+            raise CheckpointError(
+                f"{path} belongs to a training with other labels or settings: give those again, "
+                "or train without --resume"
+            )
+        groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "adam": {}}
+        for key, value in tensors.items():
+            group, name = key.split(".", 1)
+            groups[group][name] = value
+        self.network.load_state_dict(groups["weights"])
+        self.best, self.progress = groups["best"], progress
+        for name, parameter in self.network.named_parameters():
+            self.optimizer.state[parameter] = {
+                key: groups["adam"][f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+            }

@@ -1,0 +1,118 @@
+"""Splits into training, validation and test networks that share no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_costmodel.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices into a training set.
+
+    Attributes:
+        name: ``random`` or the family that is left out.
+        train: int64 indices to learn from.
+        validation: int64 indices to choose the epoch by.
+        test: int64 indices to report on.
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def check(self, hashes: Sequence[str]) -> Split:
+        """This split, when no graph is on two of its sides.
+
+        Raises:
+            ConfigError: Two sides hold the same graph, or one is empty.
+        """
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        seen: dict[str, str] = {}
+        for side, indices in sides.items():
+            if not len(indices):
+                raise ConfigError(f"split {self.name!r} has an empty {side} side: add networks")
+            for graph_hash in {hashes[i] for i in indices}:
+                if graph_hash in seen:
+                    raise ConfigError(
+                        f"split {self.name!r} leaks: graph {graph_hash} is in both "
+                        f"{seen[graph_hash]} and {side}; split by graph hash"
+                    )
+                seen[graph_hash] = side
+        return self
+
+
+def random_split(
+    families: Sequence[str],
+    hashes: Sequence[str],
+    seed: int,
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> Split:
+    """Random split, the same shares of every family on each side, equal graphs kept together.
+
+    Args:
+        families: Family of each network.
+        hashes: Content hash of each network.
+        seed: Of the shuffle.
+        validation: Share for validation.
+        test: Share for testing.
+
+    Raises:
+        ConfigError: There are too few networks for three sides.
+    """
+    rng = np.random.default_rng(seed)
+    sides: tuple[list[int], list[int], list[int]] = ([], [], [])
+    family_of = dict(zip(reversed(hashes), reversed(families), strict=True))
+    members: dict[str, list[int]] = {}
+    for i, graph_hash in enumerate(hashes):
+        members.setdefault(graph_hash, []).append(i)
+    carry = 0.0  # of the families so far, so that many small families still fill the small sides
+    for family in sorted(set(family_of.values())):
+        groups = sorted(key for key, name in family_of.items() if name == family)
+        for position, at in enumerate(rng.permutation(len(groups))):
+            place = (position + 0.5 + carry) % len(groups) / len(groups)
+            side = 2 if place < test else 1 if place < test + validation else 0
+            sides[side].extend(members[groups[int(at)]])
+        carry = (carry + rng.random()) % 1.0
+    train, held, tested = (np.array(sorted(side), dtype=np.int64) for side in sides)
+    return Split("random", train, held, tested).check(hashes)
+
+
+def leave_one_family_out(
+    families: Sequence[str], hashes: Sequence[str], seed: int, validation: float = 0.1
+) -> Iterator[Split]:
+    """One split per family: tested on all of it, trained on the others.
+
+    A graph that belongs to two families is left out of training when either is tested.
+
+    Args:
+        families: Family of each network.
+        hashes: Content hash of each network.
+        seed: Of the choice of validation networks, which come from the training families.
+        validation: Share of the training families for validation.
+
+    Raises:
+        ConfigError: There are fewer than two families.
+    """
+    names = sorted(set(families))
+    if len(names) < 2:
+        raise ConfigError(
+            f"leaving one family out needs at least two, got {names}: "
+            "use --split random or label more families"
+        )
+    for name in names:
+        test = [i for i, family in enumerate(families) if family == name]
+        tested = {hashes[i] for i in test}
+        others = [i for i, key in enumerate(hashes) if key not in tested]
+        rest = random_split(
+            [families[i] for i in others], [hashes[i] for i in others], seed, validation, validation
+        )
+        at = np.array(others, dtype=np.int64)
+        train = np.sort(np.concatenate([at[rest.train], at[rest.test]]))
+        yield Split(name, train, at[rest.validation], np.array(test)).check(hashes)

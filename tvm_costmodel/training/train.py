@@ -1,0 +1,105 @@
+"""One training from labels to a checkpoint directory, as ``tvm-costmodel train`` runs it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.training.metrics import Metrics, evaluate
+from tvm_costmodel.training.registry import regressor_class
+from tvm_costmodel.training.regressor import Regressor, json_numbers
+from tvm_costmodel.training.splits import random_split
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training ended with.
+
+    Attributes:
+        checkpoint: Directory of the checkpoint.
+        metrics: On test networks that neither the weights nor the choice of epoch saw.
+        seconds: Wall time.
+    """
+
+    checkpoint: Path
+    metrics: Metrics
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; percentages in percent."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            **json_numbers(self.metrics.to_dict()),
+            "seconds": self.seconds,
+        }
+
+
+def train(
+    labels: LabelledGraphs,
+    predictor: str,
+    directory: str | Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainingSummary:
+    """Trains a predictor on 80 % of the labels, tests it on 10 % and writes a checkpoint.
+
+    While a network trains, its state after every epoch lies in ``<directory>.training``, which is
+    removed when the checkpoint is written.
+
+    Args:
+        labels: Measured networks.
+        predictor: A name from the registry.
+        directory: Where the checkpoint goes.
+        seed: Of split and training.
+        resume: Go on from an interrupted training of the same labels and settings.
+        settings: Recipe to change: fields of `TrainingConfig`, or of `XGBoostRegressor`.
+
+    Raises:
+        ConfigError: An unknown predictor or setting, or too few labels to split.
+        CheckpointError: ``resume`` with other labels or settings, or the directory is in use.
+    """
+    started = time.perf_counter()
+    target = Path(directory)
+    state_dir = target.with_name(f"{target.name}.training")
+    split = random_split(labels.families, labels.hashes, seed)
+    regressor = _build(predictor, seed, state_dir, resume, dict(settings or {}))
+    learn, held, test = (labels.subset(at) for at in (split.train, split.validation, split.test))
+    regressor.fit(learn.graphs, learn.latency_s, (held.graphs, held.latency_s))
+    metrics = evaluate(regressor.predict(test.graphs), test.latency_s)
+    regressor.card |= {
+        "device": labels.device,
+        "pipeline_key": labels.pipeline_key,
+        "training_set": labels.hash,
+        "split_seed": seed,
+        "families": sorted(set(labels.families)),
+        "test": json_numbers(asdict(metrics)),
+    }
+    regressor.save(target)
+    shutil.rmtree(state_dir, ignore_errors=True)
+    return TrainingSummary(target, metrics, time.perf_counter() - started)
+
+
+def _build(
+    predictor: str, seed: int, state_dir: Path, resume: bool, settings: dict[str, Any]
+) -> Regressor:
+    found: Any = regressor_class(predictor)
+    try:
+        if predictor == "nar_former_v2":
+            from tvm_costmodel.training.loop import TrainingConfig
+
+            config = TrainingConfig(**{"seed": seed, **settings})
+            regressor: Regressor = found(config, state_dir=state_dir, resume=resume)
+        else:
+            seeded = {"seed": seed} if predictor == "xgboost" else {}
+            regressor = found(**{**seeded, **settings})
+    except TypeError as error:
+        raise ConfigError(f"{predictor} does not take these settings: {error}") from error
+    return regressor
