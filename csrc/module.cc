@@ -4,10 +4,13 @@
 
 #include <string>
 
+#include "graph_arrays.h"
 #include "relax_schema.h"
 #include "relax_walk.h"
 
 namespace tvm_costmodel {
+
+int64_t WalkVersion() { return kWalkVersion; }
 
 // Raises AttributeError, naming it, unless the installed TVM has everything that the walk reads.
 void CheckSchema() { Schema(); }
@@ -20,5 +23,6 @@ void CheckField(std::string type_key, std::string field) {
 }  // namespace tvm_costmodel
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(walk_relax, tvm_costmodel::WalkRelax);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(walk_version, tvm_costmodel::WalkVersion);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(check_schema, tvm_costmodel::CheckSchema);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(check_field, tvm_costmodel::CheckField);

@@ -3,6 +3,7 @@
 #include <tvm/ffi/container/array.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -341,7 +342,7 @@ class Walker {
           extents.push_back(s_.is_int(extent) ? s_.int_value.Int(extent) : -1);
         }
       } else {
-        extents.assign(std::max<int64_t>(s_.tensor_ndim.Int(type), 0), -1);
+        extents.assign(std::abs(s_.tensor_ndim.Int(type)), -1);  // unknown rank (-1): one extent
       }
       const Node dtype = s_.tensor_dtype.Object(type);
       return arrays_.Type(dtype ? DType(dtype) : kUnknown, extents);

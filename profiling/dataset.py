@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from tvm_costmodel.profiling.measurement import (
     measurement_key,
     quantile,
 )
-from tvm_costmodel.profiling.store import Store, timing_from_dict
+from tvm_costmodel.profiling.rows import dumps, timing_from_dict
+from tvm_costmodel.profiling.store import Store
 
 FORMAT = "tvm-costmodel-labels"
 FORMAT_VERSION = 1
+_EXACT = ("latency_s", "relative", "reference_s")
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,16 @@ class LabelRecord:
     graph: OpGraph
     graph_hash: str
     latency_s: float
+    """Latency at the label set's usual speed of the machine: ``relative`` times the reference."""
+    measured_s: float
+    """The plain minimum over the repeats."""
     family: str
     source: Mapping[str, Any]
     kernels: tuple[KernelTime, ...] = ()
     noise: float = 0.0
-    """(median - minimum) / minimum of the repeats that made the label."""
+    """(median - minimum) / minimum of the repeats of a visit."""
+    quiet: bool = True
+    """False when every attempt at the label was noisy."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class LabelSet:
     protocol: int
     environments: Mapping[str, Mapping[str, Any]]
     records: tuple[LabelRecord, ...]
+    reference_s: float
+    """The reference kernel's usual time, the median over the labels, that latencies are put to."""
     note: str = ""
 
     @property
@@ -98,15 +107,8 @@ def read_labels(
         return _read_file(Path(path), device, pipeline_key)
     with Store(path, write=False) as store:
         chosen = _select(store, device, pipeline_key)
-        return LabelSet(
-            device=chosen.device,
-            pipeline_key=chosen.pipeline_key,
-            pipeline=store.pipelines()[chosen.pipeline_key],
-            protocol=chosen.protocol,
-            environments=_environments_of(store, chosen.rows),
-            records=tuple(_record(row) for row in chosen.rows if row.status == "ok"),
-            note=noise_note(chosen.rows),
-        )
+        header = _header(store, chosen)
+    return _label_set(header, chosen.rows)
 
 
 def noise_note(rows: tuple[Measurement, ...]) -> str:
@@ -136,32 +138,17 @@ def export_dataset(
     """
     chosen = _select(store, device, pipeline_key)
     kernels = {k.hash: k for row in chosen.rows for k in row.kernels}
-    header = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "device": chosen.device,
-        "pipeline_key": chosen.pipeline_key,
-        "pipeline": store.pipelines()[chosen.pipeline_key],
-        "protocol": chosen.protocol,
-        "environments": _environments_of(store, chosen.rows),
-        "note": noise_note(chosen.rows),
-        "networks": sum(row.status == "ok" for row in chosen.rows),
-        "kernels": len(kernels),
-        "statuses": dict(sorted(Counter(row.status for row in chosen.rows).items())),
-        "families": dict(
-            sorted(Counter(row.family for row in chosen.rows if row.status == "ok").items())
-        ),
-    }
+    header = _header(store, chosen)
     lines = [header, *(_kernel_line(kernels[h]) for h in sorted(kernels))]
     lines += [_network_line(row) for row in chosen.rows]
-    text = "".join(_dumps(line) + "\n" for line in lines)
+    text = "".join(dumps(line) + "\n" for line in lines)
     packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
     try:
         write_atomically(path, packed)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}; free space or choose another path") from (
-            error
-        )
+        raise StoreError(
+            f"cannot write {path}: {error}; free space or choose another path"
+        ) from error
     return header
 
 
@@ -224,34 +211,68 @@ def _select(store: Store, device: str | None, pipeline_key: str | None) -> _Sele
     return _Selection(device, pipeline_key, protocol, tuple(rows))
 
 
+def _header(store: Store, chosen: _Selection) -> dict[str, Any]:
+    """What the first line of a file says of the labels that follow."""
+    good = [row for row in chosen.rows if row.status == "ok"]
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "device": chosen.device,
+        "pipeline_key": chosen.pipeline_key,
+        "pipeline": store.pipelines()[chosen.pipeline_key],
+        "protocol": chosen.protocol,
+        "environments": _environments_of(store, chosen.rows),
+        "note": noise_note(chosen.rows),
+        "networks": len(good),
+        "kernels": len({k.hash for row in chosen.rows for k in row.kernels}),
+        "statuses": dict(sorted(Counter(row.status for row in chosen.rows).items())),
+        "families": dict(sorted(Counter(row.family for row in good).items())),
+    }
+
+
+def _label_set(header: Mapping[str, Any], rows: Sequence[Measurement]) -> LabelSet:
+    """The good rows as labels at the machine's usual speed."""
+    good = [row for row in rows if row.status == "ok" and row.timing is not None]
+    references = [row.timing.reference_s for row in good if row.timing is not None]
+    reference_s = quantile(references, 0.5) if references else 0.0
+    return LabelSet(
+        device=header["device"],
+        pipeline_key=header["pipeline_key"],
+        pipeline=header["pipeline"],
+        protocol=header["protocol"],
+        environments=header["environments"],
+        records=tuple(_record(row, reference_s) for row in good),
+        reference_s=reference_s,
+        note=header["note"],
+    )
+
+
 def _environments_of(store: Store, rows: tuple[Measurement, ...]) -> dict[str, dict[str, Any]]:
     used = {row.environment_id for row in rows}
     return {key: facts for key, facts in store.environments().items() if key in used}
 
 
-def _record(row: Measurement) -> LabelRecord:
+def _record(row: Measurement, reference_s: float) -> LabelRecord:
     assert row.timing is not None
     return LabelRecord(
         graph=OpGraph.from_json(row.graph),
         graph_hash=row.graph_hash,
-        latency_s=row.timing.latency_s,
+        latency_s=float(f"{row.timing.relative * reference_s:.7g}"),
+        measured_s=row.timing.latency_s,
         family=row.family,
         source=row.source,
         kernels=row.kernels,
         noise=row.timing.noise,
+        quiet=row.timing.quiet,
     )
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _short(value: Any) -> Any:
-    """Floats to seven significant digits, far below the noise, everywhere inside ``value``."""
+    """Floats to seven significant digits, far below the noise; the labels themselves stay."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, Mapping):
-        return {key: _short(item) for key, item in value.items()}
+        return {k: item if k in _EXACT else _short(item) for k, item in value.items()}
     if isinstance(value, list | tuple):
         return [_short(item) for item in value]
     return value
@@ -351,21 +372,11 @@ def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> Labe
         if wanted is not None and wanted != header[name]:
             raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {wanted!r}")
     kernels: dict[str, KernelTime] = {}
-    records = []
+    rows = []
     for line in lines:
         if "kernel" in line:
             kernel = _kernel_from(line)
             kernels[kernel.hash] = kernel
-            continue
-        row = _measurement_from(line, header, kernels)
-        if row.status == "ok":
-            records.append(_record(row))
-    return LabelSet(
-        device=header["device"],
-        pipeline_key=header["pipeline_key"],
-        pipeline=header["pipeline"],
-        protocol=header["protocol"],
-        environments=header["environments"],
-        records=tuple(records),
-        note=header["note"],
-    )
+        else:
+            rows.append(_measurement_from(line, header, kernels))
+    return _label_set(header, rows)

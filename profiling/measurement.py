@@ -1,9 +1,13 @@
 """What one measurement is: the settings it is made with and the row that it leaves.
 
-Every label is taken in the order *reference kernel, network, reference kernel*, so that a machine
-that was busy or throttled while the network ran shows in the reference. A label whose repeats
-disagree, whose thread was pushed off its core or whose reference was slow is taken again, a
-bounded number of times, and the quietest attempt is kept.
+A network is visited twice, with its kernels timed in between. A visit goes *reference kernel,
+network, reference kernel*, so that a machine that was busy or throttled while the network ran shows
+in the reference. A visit whose repeats disagree, whose thread was pushed off its core or whose
+reference was slow is made again, a bounded number of times, and the quietest is kept.
+
+The speed of a machine drifts by several per cent within seconds, and the reference kernel drifts
+along. A label therefore holds the plain latency (the minimum) and the latency in units of the
+reference kernel (``relative``, the mean over visits), which repeats about twice as well.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 from tvm_costmodel.errors import ConfigError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when the way a latency is taken changes: labels of two versions are never mixed."""
 
 STATUSES = (
@@ -38,20 +42,24 @@ class MeasurementConfig:
     """Untimed runs before anything is timed; the first also estimates the latency."""
     min_repeat_ms: float = 20.0
     """Each repeat runs the network often enough to take at least this long."""
-    max_repeats: int = 10
+    visits: int = 2
+    """How often the network is returned to, with other work in between."""
+    max_repeats: int = 5
+    """Of one visit, like the three settings below."""
     min_repeats: int = 3
-    budget_ms: float = 250.0
+    budget_ms: float = 125.0
     """Repeats are added up to ``max_repeats`` while they fit in this time."""
     max_attempts: int = 3
-    """How often a noisy label is taken, the first time included."""
+    """How often a noisy visit is made, the first time included."""
     spread_limit: float = 0.03
     """Noisy when (median - minimum) / minimum of the repeats is above this."""
-    reference_limit: float = 0.06
+    reference_limit: float = 0.10
     """Noisy when a reference time is this much above the usual one, as a share."""
     idle_limit: float = 0.03
     """Noisy when this share of the wall time was not spent on the processor."""
-    switches_per_s: float = 40.0
-    """Noisy when the thread was pushed off its core more often than this, a second."""
+    switches_per_s: float = 200.0
+    """Noisy when the thread was pushed off its core more often than this, a second. Short
+    interruptions by the system are harmless to a minimum; ``idle_limit`` catches long ones."""
     kernels: bool = True
     """Also time each kernel of the network on its own."""
     kernel_min_repeat_ms: float = 3.0
@@ -69,6 +77,10 @@ class MeasurementConfig:
             raise ConfigError(
                 f"min_repeats={self.min_repeats}, max_repeats={self.max_repeats}: "
                 "use 1 <= min_repeats <= max_repeats"
+            )
+        if self.visits < 1 or self.max_attempts < 1:
+            raise ConfigError(
+                f"visits={self.visits}, max_attempts={self.max_attempts}: use 1 or more"
             )
         for name in ("min_repeat_ms", "kernel_min_repeat_ms", "run_timeout_s", "build_timeout_s"):
             if getattr(self, name) <= 0:
@@ -99,7 +111,9 @@ class Timing:
     """One timed label. Latencies are seconds a run."""
 
     latency_s: float
-    """The minimum over the repeats of the attempt that was kept."""
+    """The minimum over the repeats of all visits."""
+    relative: float
+    """Latency in units of the reference kernel: the mean over visits of minimum over reference."""
     quantiles: Mapping[str, float]
     """``p10``, ``p50``, ``p90`` over the repeats, in seconds."""
     repeats: tuple[float, ...]
@@ -110,13 +124,15 @@ class Timing:
     """Processor time over the same stretch as ``wall_s``; None where it cannot be seen (RPC)."""
     involuntary_switches: int | None
     reference_s: float
-    """The faster of the reference kernel's times before and after."""
-    reference_after_s: float
+    """The reference kernel's time, the mean over visits of the faster of before and after."""
     noise: float
-    """(median - minimum) / minimum of the repeats."""
+    """(median - minimum) / minimum of the repeats, the mean over visits."""
+    visits: tuple[tuple[float, float], ...] = ()
+    """(minimum, reference) of each visit, in seconds."""
     attempts: int = 1
+    """Visits made in all, noisy ones included."""
     quiet: bool = True
-    """False when every attempt was noisy."""
+    """False when every attempt at some visit was noisy."""
     why_noisy: str = ""
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tvm_costmodel.errors import ConfigError, StoreError
+from tvm_costmodel.errors import DeviceError, MeasurementError, StoreError
+from tvm_costmodel.profiling.cores import beside, default_cores
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.profiling.environment import environment_id
 from tvm_costmodel.profiling.measurement import (
@@ -23,8 +22,9 @@ from tvm_costmodel.profiling.measurement import (
     MeasurementConfig,
     measurement_key,
 )
+from tvm_costmodel.profiling.rows import timing_from_dict
 from tvm_costmodel.profiling.sources import Source, source_from_dict
-from tvm_costmodel.profiling.store import Store, timing_from_dict
+from tvm_costmodel.profiling.store import Store
 from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,8 @@ class Profiler:
             sources: What to measure, in this order.
             count: Stop after so many networks, measured, reused or failed.
             minutes: Start no further network after this time.
-            remeasure: Measure again what has a row, and replace it.
+            remeasure: Measure again what has a row, its kernels too, and replace it unless the
+                new label is noisy and slower.
 
         Returns:
             Counts and one result for each network. A keyboard interrupt ends the run cleanly and
@@ -139,7 +140,7 @@ class Profiler:
         deadline = begin + minutes * 60 if minutes is not None else float("inf")
         results: list[SourceResult] = []
         stopped = "finished"
-        with _beside(self.cores, self.device), self._bar(sources, count) as bar:
+        with beside(self.cores, self.device), self._bar(sources, count) as bar:
             try:
                 self._greet()
                 for source in sources:
@@ -162,15 +163,23 @@ class Profiler:
 
         A label of an older version is dropped once its network has a row of this version.
         """
-        begin = time.monotonic()
-        try:
-            self._greet()
-        finally:
-            self._worker.stop()
-        records = self.store.stale(self.device.name, self._pipeline_key, self._pipeline)
-        summary = self.run([source_from_dict(record) for _, record in records], minutes=minutes)
+        self._greet()
+        stale = self.store.stale(self.device.name, self._pipeline_key, self._pipeline)
+        summary = self.run([source_from_dict(record) for _, record in stale], minutes=minutes)
         self.store.delete_superseded(self.device.name, self._pipeline_key, self._pipeline)
-        return replace(summary, seconds=time.monotonic() - begin)
+        return summary
+
+    def remeasure_noisy(self, minutes: float | None = None) -> ProfileSummary:
+        """Measures again the networks whose every attempt was noisy, and their kernels."""
+        self._greet()
+        rows = self.store.measurements(self.device.name, pipeline_key=self._pipeline_key)
+        noisy = [row.source for row in rows if row.timing is not None and not row.timing.quiet]
+        sources = [source_from_dict(record) for record in noisy]
+        return self.run(sources, minutes=minutes, remeasure=True)
+
+    def close(self) -> None:
+        """Ends the worker, which every finished run has done already."""
+        self._worker.stop()
 
     def _greet(self) -> None:
         """Starts the worker and keeps what it says of pipeline and environment."""
@@ -182,6 +191,14 @@ class Profiler:
         if self._check_machine:
             self._refuse_other_machine(facts)
         self.store.put_environment(self._environment_id, facts)
+
+    def _same_pipeline(self, greeting: Mapping[str, Any]) -> None:
+        """A worker that was started later must still be the same compiler."""
+        if greeting["pipeline_key"] != self._pipeline_key:
+            raise MeasurementError(
+                f"the compiler changed during this run (pipeline {self._pipeline_key} became "
+                f"{greeting['pipeline_key']}); start the command again"
+            )
 
     def _refuse_other_machine(self, facts: Mapping[str, Any]) -> None:
         """Labels of two processors under one device name would be mixed silently."""
@@ -219,6 +236,8 @@ class Profiler:
         if known is not None:
             return known
         row = replace(row, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        if remeasure:
+            row = _better(row, self.store.get(row.key))
         self.store.put_measurement(row)
         if row.status != "ok":
             logger.warning("%s: %s: %s", source.family, row.status, row.error[:300])
@@ -232,7 +251,7 @@ class Profiler:
         stage, seconds = "source", {}
         try:
             self._worker.refresh()
-            self._worker.start()
+            self._same_pipeline(self._worker.start())
             start = time.perf_counter()
             told = self._worker.request("describe", limits.source_timeout_s, source=row.source)
             seconds["source"] = time.perf_counter() - start
@@ -249,30 +268,35 @@ class Profiler:
             seconds["build"] = time.perf_counter() - start
             row = replace(row, unscheduled=tuple(built["unscheduled"]))
             stage = "run"
-            row = self._measure(row, built["kernels"], seconds)
+            row = self._measure(row, built["kernels"], seconds, remeasure)
             self._worker.request("forget", limits.run_timeout_s)
         except WorkerFailure as failure:
+            if failure.raised == DeviceError.__name__:  # the board's fault, not the network's
+                raise DeviceError(str(failure)) from failure
             row = replace(row, status=_status(stage, failure.kind), error=str(failure))
         return replace(row, seconds=seconds), None
 
     def _measure(
-        self, row: Measurement, kernels: list[dict[str, Any]], seconds: dict[str, float]
+        self,
+        row: Measurement,
+        kernels: list[dict[str, Any]],
+        seconds: dict[str, float],
+        remeasure: bool,
     ) -> Measurement:
         """Times the built network and those kernels that have no time yet."""
         place = (self.device.name, self._pipeline_key)
         hashes = [kernel["hash"] for kernel in kernels] if self.measurement.kernels else []
-        known = self.store.known_kernels(*place, hashes)
+        known = set() if remeasure else self.store.known_kernels(*place, hashes)
         wanted = [h for h in dict.fromkeys(hashes) if h not in known]
         told = self._worker.request("measure", self.measurement.run_timeout_s, kernels=wanted)
         seconds.update(told["seconds"])
         timed: list[KernelTime] = []
         for kernel in kernels if self.measurement.kernels else []:
             times = told["kernels"].get(kernel["hash"])
-            if times is not None:
-                timed.append(_kernel_time(kernel, times))
-                continue
             stored = self.store.kernel(kernel["hash"], *place)
-            if stored is not None:
+            if times is not None and (stored is None or times[0] < stored.latency_s):
+                timed.append(_kernel_time(kernel, times))
+            elif stored is not None:
                 timed.append(replace(stored, name=kernel["name"], calls=kernel["calls"]))
         row = replace(row, timing=timing_from_dict(told["timing"]), kernels=tuple(timed))
         if told["finite"]:
@@ -313,32 +337,6 @@ class Profiler:
         return tqdm(total=total, unit="net", disable=not self._progress, smoothing=0.1)
 
 
-def default_cores(device: Device) -> tuple[int, ...]:
-    """The last cores of this machine, as many as the device has threads; none for a board."""
-    if device.runner != "local" or not hasattr(os, "sched_getaffinity"):
-        return ()
-    cores = os.cpu_count() or 1
-    if device.threads > cores:
-        raise ConfigError(f"{device.threads} threads on {cores} cores; use {cores} or fewer")
-    return tuple(range(cores - device.threads, cores))
-
-
-@contextmanager
-def _beside(cores: tuple[int, ...], device: Device) -> Iterator[None]:
-    """Keeps this program off the cores that labels are taken on, while there are others."""
-    if device.runner != "local" or not hasattr(os, "sched_getaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    others = before - set(cores)
-    if others:
-        os.sched_setaffinity(0, others)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def _show(bar: Any, results: list[SourceResult]) -> None:
     failed = sum(r.status != "ok" for r in results)
     last = results[-1].latency_s
@@ -352,6 +350,15 @@ def _status(stage: str, kind: str) -> str:
     if stage == "source":
         return "source_failed"
     return f"{stage}_timeout" if kind == "timeout" else f"{stage}_failed"
+
+
+def _better(new: Measurement, old: Measurement | None) -> Measurement:
+    """The new row, with the old label where that was quieter or, both being noisy, faster."""
+    if old is None or old.timing is None or old.status != "ok" or new.timing is None:
+        return new
+    if new.timing.quiet or new.timing.latency_s < old.timing.latency_s:
+        return new
+    return replace(new, timing=old.timing, environment_id=old.environment_id)
 
 
 def _kernel_time(kernel: Mapping[str, Any], times: Sequence[float]) -> KernelTime:

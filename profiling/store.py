@@ -10,7 +10,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +20,16 @@ from tvm_costmodel.profiling.measurement import (
     PROTOCOL_VERSION,
     KernelTime,
     Measurement,
-    Timing,
     measurement_key,
+)
+from tvm_costmodel.profiling.rows import (
+    Statement,
+    dumps,
+    kernel_time,
+    measurement_statements,
+    same_settings,
+    source_statement,
+    timing_from_dict,
 )
 from tvm_costmodel.profiling.schema import connect, store_errors
 
@@ -69,14 +77,8 @@ class Store:
 
     def put_environment(self, environment_id: str, facts: Mapping[str, Any]) -> None:
         """Keeps the machine's facts under their id."""
-        self._write(
-            [
-                (
-                    "INSERT OR IGNORE INTO environments VALUES (?, ?)",
-                    (environment_id, _dumps(facts)),
-                )
-            ]
-        )
+        sql = "INSERT OR IGNORE INTO environments VALUES (?, ?)"
+        self._write([(sql, (environment_id, dumps(facts)))])
 
     def put_measurement(self, measurement: Measurement) -> None:
         """Commits one row with its graph, pipeline, source and kernels, all or nothing.
@@ -86,43 +88,15 @@ class Store:
         Raises:
             StoreError: The disk is full or the file cannot be written; nothing was changed.
         """
-        row = measurement
-        statements: list[tuple[str, tuple[Any, ...]]] = []
-        if row.graph_hash and row.graph:
-            packed = zlib.compress(row.graph.encode(), 6)
-            statements.append(
-                ("INSERT OR IGNORE INTO graphs VALUES (?, ?)", (row.graph_hash, packed))
-            )
-        statements.append(
-            (
-                "INSERT OR IGNORE INTO pipelines VALUES (?, ?)",
-                (row.config_key, _dumps(row.pipeline)),
-            )
-        )
-        statements.append(
-            (
-                "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)",
-                (row.source_key, row.graph_hash, row.family, _dumps(row.source)),
-            )
-        )
-        statements += [(_PUT_KERNEL, _kernel_values(row, kernel)) for kernel in row.kernels]
-        statements.append((_PUT_MEASUREMENT, _measurement_values(row)))
-        self._write(statements)
+        self._write(measurement_statements(measurement))
 
     def link_source(
         self, source_key: str, graph_hash: str, family: str, source: Mapping[str, Any]
     ) -> None:
         """Remembers which graph a source gives, so that it need not be built to be skipped."""
-        self._write(
-            [
-                (
-                    "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)",
-                    (source_key, graph_hash, family, _dumps(source)),
-                )
-            ]
-        )
+        self._write([source_statement(source_key, graph_hash, family, source)])
 
-    def _write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> None:
+    def _write(self, statements: list[Statement]) -> None:
         with store_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -212,13 +186,13 @@ class Store:
             " AND protocol = ?"
         )
         rows = self._rows(sql, (kernel_hash, device, pipeline_key, PROTOCOL_VERSION))
-        return _kernel_time(rows[0], 1) if rows else None
+        return kernel_time(rows[0], 1) if rows else None
 
     def kernels(self, device: str | None = None) -> Iterator[KernelTime]:
         """Every timed kernel, with ``calls`` 1."""
         sql = "SELECT * FROM kernels WHERE (?1 IS NULL OR device = ?1) ORDER BY hash"
         for row in self._rows(sql, (device,)):
-            yield _kernel_time(row, 1)
+            yield kernel_time(row, 1)
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Facts of every machine and software state that made a row, by id."""
@@ -330,7 +304,7 @@ class Store:
                 (kernel_hash, row["device"], row["pipeline_key"], row["protocol"]),
             )
             if found:
-                kernels.append(_kernel_time(found[0], calls, name))
+                kernels.append(kernel_time(found[0], calls, name))
         return Measurement(
             key=row["key"],
             graph_hash=row["graph_hash"],
@@ -351,73 +325,3 @@ class Store:
             created_at=row["created_at"],
             seconds=json.loads(row["seconds"]),
         )
-
-
-_PUT_KERNEL = "INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_PUT_MEASUREMENT = """
-INSERT INTO measurements (key, graph_hash, device, pipeline_key, protocol, family, source_key,
-    status, error, latency_s, timing, kernels, unscheduled, environment_id, created_at, seconds)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET family = excluded.family, source_key = excluded.source_key,
-    status = excluded.status, error = excluded.error, latency_s = excluded.latency_s,
-    timing = excluded.timing, kernels = excluded.kernels, unscheduled = excluded.unscheduled,
-    environment_id = excluded.environment_id, created_at = excluded.created_at,
-    seconds = excluded.seconds
-"""
-
-
-def same_settings(one: Any, other: Any) -> bool:
-    """Whether two pipelines agree in every setting that both have, versions aside."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        shared = [name for name in one if name in other and not name.endswith("version")]
-        return all(same_settings(one[name], other[name]) for name in shared)
-    return bool(one == other)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _kernel_values(row: Measurement, kernel: KernelTime) -> tuple[Any, ...]:
-    where = (kernel.hash, row.device, row.config_key, row.protocol)
-    parameters = _dumps([[list(shape), dtype] for shape, dtype in kernel.parameters])
-    return (*where, kernel.name, kernel.latency_s, kernel.noise, kernel.flops, parameters)
-
-
-def _measurement_values(row: Measurement) -> tuple[Any, ...]:
-    return (
-        row.key,
-        row.graph_hash,
-        row.device,
-        row.config_key,
-        row.protocol,
-        row.family,
-        row.source_key,
-        row.status,
-        row.error,
-        row.latency_s,
-        _dumps(asdict(row.timing)) if row.timing else None,
-        _dumps([[k.name, k.hash, k.calls] for k in row.kernels]),
-        _dumps(list(row.unscheduled)),
-        row.environment_id,
-        row.created_at,
-        _dumps(dict(row.seconds)),
-    )
-
-
-def _kernel_time(row: sqlite3.Row, calls: int, name: str | None = None) -> KernelTime:
-    parameters = tuple((tuple(shape), dtype) for shape, dtype in json.loads(row["parameters"]))
-    return KernelTime(
-        name=name or row["name"],
-        hash=row["hash"],
-        calls=calls,
-        latency_s=row["latency_s"],
-        noise=row["noise"],
-        flops=row["flops"],
-        parameters=parameters,
-    )
-
-
-def timing_from_dict(record: Mapping[str, Any]) -> Timing:
-    """Rebuilds a Timing from its JSON values."""
-    return Timing(**{**record, "repeats": tuple(record["repeats"])})

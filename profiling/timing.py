@@ -1,16 +1,17 @@
-"""Taking a label: reference, network, reference; again when it was noisy."""
+"""Taking a label: visits of reference, network, reference; again when one was noisy."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from tvm_costmodel.profiling.measurement import MeasurementConfig, Timing, quantile
 from tvm_costmodel.profiling.runners.runner import LoadedNetwork, Runner, Sample, TensorSpec
 
-_REFERENCE_NUMBER = 2
-_REFERENCE_REPEATS = 5
+_REFERENCE_NUMBER = 5
+_REFERENCE_REPEATS = 4
 _LONG_KERNEL_S = 0.02
 _MAX_NUMBER = 20_000
 
@@ -26,37 +27,92 @@ class ReferenceHistory:
         return quantile(list(self.times_s), 0.2) if self.times_s else None
 
 
-def time_network(
-    runner: Runner, loaded: LoadedNetwork, config: MeasurementConfig, history: ReferenceHistory
-) -> Timing:
-    """Times a loaded network until a quiet attempt, ``max_attempts`` times at most.
+@dataclass(frozen=True)
+class Visit:
+    """One stretch of repeats between two times of the reference kernel."""
+
+    sample: Sample
+    reference_s: float
+    """The faster of before and after."""
+    attempts: int = 1
+    why_noisy: str = ""
+
+    @property
+    def latency_s(self) -> float:
+        """Minimum over the repeats."""
+        return min(self.sample.times_s)
+
+    @property
+    def noise(self) -> float:
+        """(median - minimum) / minimum of the repeats."""
+        return quantile(self.sample.times_s, 0.5) / self.latency_s - 1
+
+
+def plan_repeats(loaded: LoadedNetwork, config: MeasurementConfig) -> tuple[int, int]:
+    """Warms up, and gives (runs in a repeat, repeats of a visit) that fit the settings."""
+    estimate_s = max(_estimate(loaded, config), 1e-7)
+    number = min(_MAX_NUMBER, max(1, math.ceil(config.min_repeat_ms * 1e-3 / estimate_s)))
+    fitting = int(config.budget_ms * 1e-3 / (number * estimate_s))
+    return number, min(config.max_repeats, max(config.min_repeats, fitting))
+
+
+def visit(
+    runner: Runner,
+    loaded: LoadedNetwork,
+    plan: tuple[int, int],
+    config: MeasurementConfig,
+    history: ReferenceHistory,
+) -> Visit:
+    """Times a loaded network until it is quiet, ``max_attempts`` times at most.
+
+    Args:
+        runner: Times the reference kernel.
+        loaded: The network.
+        plan: From :func:`plan_repeats`.
+        config: Limits of what counts as quiet.
+        history: Of the reference kernel; what is seen here is added.
 
     Returns:
-        The quietest attempt. When all were noisy, the fastest of them, marked as not quiet.
+        The first quiet attempt; when all were noisy, the fastest, with the reason.
     """
-    number, repeats = plan_repeats(_estimate(loaded, config), config)
-    noisy: list[Timing] = []
+    noisy: list[Visit] = []
     for attempt in range(1, config.max_attempts + 1):
         before = _reference(runner)
-        sample = loaded.network(number, repeats)
+        sample = loaded.network(*plan)
         after = _reference(runner)
         usual = history.usual()
         history.times_s.append(min(before, after))
         why = _why_noisy(sample, before, after, usual, config)
-        timing = _timing(sample, number, before, after, attempt, why)
-        if timing.quiet:
-            return timing
-        noisy.append(timing)
-    best = min(noisy, key=lambda t: t.latency_s)
-    return _with_attempts(best, len(noisy))
+        made = Visit(sample, min(before, after), attempt, why)
+        if not why:
+            return made
+        noisy.append(made)
+    return replace(min(noisy, key=lambda v: v.latency_s), attempts=len(noisy))
 
 
-def plan_repeats(estimate_s: float, config: MeasurementConfig) -> tuple[int, int]:
-    """(runs in a repeat, repeats) that fit the settings for a network of this latency."""
-    estimate_s = max(estimate_s, 1e-7)
-    number = min(_MAX_NUMBER, max(1, math.ceil(config.min_repeat_ms * 1e-3 / estimate_s)))
-    fitting = int(config.budget_ms * 1e-3 / (number * estimate_s))
-    return number, min(config.max_repeats, max(config.min_repeats, fitting))
+def combine(visits: Sequence[Visit], number: int) -> Timing:
+    """One label from all visits to a network, each repeat of ``number`` runs."""
+    times = tuple(time for v in visits for time in v.sample.times_s)
+    cpu = [v.sample.cpu_s for v in visits if v.sample.cpu_s is not None]
+    switches = [
+        v.sample.involuntary_switches for v in visits if v.sample.involuntary_switches is not None
+    ]
+    return Timing(
+        latency_s=min(times),
+        relative=_mean([v.latency_s / v.reference_s for v in visits]),
+        quantiles={f"p{share}": quantile(times, share / 100) for share in (10, 50, 90)},
+        repeats=times,
+        number=number,
+        wall_s=sum(v.sample.wall_s for v in visits),
+        cpu_s=sum(cpu) if cpu else None,
+        involuntary_switches=sum(switches) if switches else None,
+        reference_s=_mean([v.reference_s for v in visits]),
+        noise=_mean([v.noise for v in visits]),
+        visits=tuple((v.latency_s, v.reference_s) for v in visits),
+        attempts=sum(v.attempts for v in visits),
+        quiet=not any(v.why_noisy for v in visits),
+        why_noisy="; ".join(v.why_noisy for v in visits if v.why_noisy),
+    )
 
 
 def time_kernel(
@@ -114,28 +170,5 @@ def _why_noisy(
     return ""
 
 
-def _timing(
-    sample: Sample, number: int, before: float, after: float, attempts: int, why: str
-) -> Timing:
-    times = sample.times_s
-    return Timing(
-        latency_s=min(times),
-        quantiles={f"p{share}": quantile(times, share / 100) for share in (10, 50, 90)},
-        repeats=times,
-        number=number,
-        wall_s=sample.wall_s,
-        cpu_s=sample.cpu_s,
-        involuntary_switches=sample.involuntary_switches,
-        reference_s=min(before, after),
-        reference_after_s=after,
-        noise=quantile(times, 0.5) / min(times) - 1,
-        attempts=attempts,
-        quiet=not why,
-        why_noisy=why,
-    )
-
-
-def _with_attempts(timing: Timing, attempts: int) -> Timing:
-    from dataclasses import replace
-
-    return replace(timing, attempts=attempts)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

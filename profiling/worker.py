@@ -22,6 +22,7 @@ from typing import Any
 
 from tvm_costmodel.errors import ConfigError, CostModelError, MissingDependencyError
 from tvm_costmodel.profiling.channel import Receiver, send
+from tvm_costmodel.profiling.cores import pin, rise_above_others
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.measurement import MeasurementConfig
 from tvm_costmodel.profiling.sources import source_from_dict
@@ -38,7 +39,9 @@ class Session:
 
     def start(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Pins itself to its cores, loads TVM, connects to the device."""
-        _pin(request["cores"])
+        self._cores = tuple(request["cores"])
+        pin(self._cores)
+        rise_above_others()
         try:
             self._compiler = importlib.import_module(request["compiler"])
         except ImportError as error:
@@ -102,31 +105,41 @@ class Session:
         """Times the network that was built last, and those of its kernels that are asked for."""
         from dataclasses import asdict
 
-        from tvm_costmodel.profiling.timing import time_kernel, time_network
+        from tvm_costmodel.profiling.timing import combine, plan_repeats, visit
 
+        pin(self._cores)  # again: whoever manages this machine may have moved the worker
         start = time.perf_counter()
         loaded = self._runner.load(self._build, _input_specs(self._module))
         try:
             finite = loaded.outputs_are_finite()
             loading = time.perf_counter() - start
-            timing = time_network(self._runner, loaded, self._config, self._history)
-            network = time.perf_counter() - start - loading
-            kernels: dict[str, list[float]] = {}
-            for kernel in self._build.kernels:
-                if kernel.hash in request["kernels"] and kernel.hash not in kernels:
-                    parameters = tuple(kernel.parameters)
-                    times = time_kernel(loaded, kernel.name, parameters, self._config)
-                    kernels[kernel.hash] = list(times)
+            plan = plan_repeats(loaded, self._config)
+            how = (self._runner, loaded, plan, self._config, self._history)
+            visits = [visit(*how)]
+            kernels_start = time.perf_counter()
+            kernels = self._time_kernels(loaded, set(request["kernels"]))
+            kernels_s = time.perf_counter() - kernels_start
+            visits += [visit(*how) for _ in range(self._config.visits - 1)]
         finally:
             loaded.close()
-        total = time.perf_counter() - start
-        seconds = {"load": loading, "network": network, "kernels": total - loading - network}
+        network_s = time.perf_counter() - start - loading - kernels_s
         return {
-            "timing": asdict(timing),
+            "timing": asdict(combine(visits, plan[0])),
             "finite": finite,
             "kernels": kernels,
-            "seconds": seconds,
+            "seconds": {"load": loading, "network": network_s, "kernels": kernels_s},
         }
+
+    def _time_kernels(self, loaded: Any, wanted: set[str]) -> dict[str, tuple[float, float]]:
+        """(latency in seconds, noise) by hash of the kernels that are wanted."""
+        from tvm_costmodel.profiling.timing import time_kernel
+
+        times: dict[str, tuple[float, float]] = {}
+        for kernel in self._build.kernels:
+            if kernel.hash in wanted and kernel.hash not in times:
+                parameters = tuple(kernel.parameters)
+                times[kernel.hash] = time_kernel(loaded, kernel.name, parameters, self._config)
+        return times
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Frees the network before the next one."""
@@ -164,17 +177,6 @@ def _input_specs(module: Any) -> list[tuple[tuple[int, ...], str]]:
             ) from error
         specs.append((extents, str(parameter.ty.dtype)))
     return specs
-
-
-def _pin(cores: list[int]) -> None:
-    if cores and hasattr(os, "sched_setaffinity"):
-        try:
-            os.sched_setaffinity(0, cores)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot pin to cores {cores}: {error}; this machine has cores "
-                f"0 to {(os.cpu_count() or 1) - 1}, choose with --cores"
-            ) from error
 
 
 def _die_with_parent() -> None:

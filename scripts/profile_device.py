@@ -37,6 +37,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--remeasure-stale", action="store_true", help="redo labels of older versions, then end"
     )
+    parser.add_argument(
+        "--remeasure-noisy", action="store_true", help="redo labels that stayed noisy, then end"
+    )
     parser.add_argument("--export", metavar="FILE", help="write the labels as .jsonl.xz, then end")
     parser.add_argument("--import", dest="source", metavar="FILE", help="add an exported file")
     return parser.parse_args(argv)
@@ -54,6 +57,8 @@ def profile(options: argparse.Namespace) -> ProfileSummary:
     )
     if options.remeasure_stale:
         return profiler.remeasure_stale(minutes=options.minutes)
+    if options.remeasure_noisy:
+        return profiler.remeasure_noisy(minutes=options.minutes)
     sources = suite(options.suite, options.count, options.seed)
     return profiler.run(sources, options.count, options.minutes)
 

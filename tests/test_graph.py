@@ -114,6 +114,7 @@ def test_tensor_sizes(dtype, shape, elements, bytes_) -> None:
         ((op("input"), op("relu", 2), op("relu", 1)), ((2, 0),), "cycle"),
         ((op("input"), op("relu", (0, 1))), ((1, 0),), "output 1 of operator 0, which has 1"),
         ((op("input"),), ((1, 0),), "outputs reads operator 1"),
+        ((op("input"), op("input", 0)), ((1, 0),), "operator 1 is an input, but reads"),
     ],
 )
 def test_wiring_is_checked(operators, outputs, words) -> None:
@@ -163,6 +164,7 @@ def broken_operator(**changes) -> str:
         ("", "no JSON graph"),
         (diamond().to_json()[:-20], "no JSON graph"),
         ("[" * 100_000, "no JSON graph"),
+        (broken_operator(attrs={"a": "@"}).replace('"@"', "[" * 900 + "]" * 900), "no JSON graph"),
         ("[]", "not a graph"),
         ("3", "not a graph"),
         ("{}", '"format" is None'),

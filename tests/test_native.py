@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.frontends.relax_modules import BUILDERS
+from tests.networks import ONNX_NETWORKS, onnx_network_path
 from tvm_costmodel.errors import MissingDependencyError
 from tvm_costmodel.frontends import native
 from tvm_costmodel.frontends.graph_arrays import ARRAY_FIELDS, GraphArrays
+from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
 from tvm_costmodel.frontends.relax import from_relax, walk
+from tvm_costmodel.profiling.workloads import FAMILIES
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "frontends")]
-
-from relax_modules import BUILDERS  # noqa: E402
-
-ONNX_NETWORKS = (
-    "bvlc_alexnet densenet121 inception_v1 inception_v2 resnet50 shufflenet squeezenet vgg19 "
-    "zfnet512"
-).split()
-
-
-def families() -> list[str]:
-    from tvm_costmodel.profiling.workloads import FAMILIES
-
-    return sorted(FAMILIES)
+ROOT = Path(__file__).parent.parent
 
 
 def assert_same(first: GraphArrays, second: GraphArrays) -> None:
@@ -60,18 +49,11 @@ def test_parity_on_control_flow(func) -> None:
 
 @pytest.mark.parametrize("name", ONNX_NETWORKS)
 def test_parity_on_onnx_networks(name) -> None:
-    import onnx
-
-    from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
-
-    light = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{name}.onnx"
-    assert_parity(onnx_to_relax(load_onnx(light)))
+    assert_parity(onnx_to_relax(load_onnx(onnx_network_path(name))))
 
 
-@pytest.mark.parametrize("name", families())
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_parity_on_workload_families(name) -> None:
-    from tvm_costmodel.profiling.workloads import FAMILIES
-
     family = FAMILIES[name]
     module = family.build(family.sample(np.random.default_rng(0)))
     assert_parity(module)
@@ -79,7 +61,7 @@ def test_parity_on_workload_families(name) -> None:
 
 
 def test_every_type_and_field_read_natively_is_in_the_installed_tvm() -> None:
-    schema = (HERE.parent / "csrc" / "relax_schema.h").read_text()
+    schema = (ROOT / "csrc" / "relax_schema.h").read_text()
     types = re.findall(r'Type \w+\{"([^"]+)"\}', schema)
     fields = re.findall(r'Field \w+\{"([^"]+)", "([^"]+)"\}', schema)
     assert len(types) > 20
@@ -115,6 +97,14 @@ def test_python_walk_serves_where_nothing_was_built(without_extension) -> None:
     assert from_relax(module).macs > 0
     with pytest.raises(MissingDependencyError, match="pip install"):
         from_relax(module, engine="native")
+
+
+def test_a_library_from_before_a_change_is_not_used(monkeypatch) -> None:
+    native._load.cache_clear()
+    monkeypatch.setattr(native, "WALK_VERSION", -1)
+    assert not native.native_available()
+    assert "built from an older source" in native.unavailable_because()
+    native._load.cache_clear()
 
 
 def test_python_walk_serves_where_the_library_does_not_load(without_extension, caplog) -> None:

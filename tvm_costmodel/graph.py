@@ -93,7 +93,7 @@ class OpGraph:
 
     Raises:
         GraphError: An operator reads itself, a later operator, one that is not there, or an
-            output that its producer does not have.
+            output that its producer does not have; an input reads anything.
     """
 
     operators: tuple[Operator, ...]
@@ -106,6 +106,8 @@ class OpGraph:
             for src, index in operator.inputs:
                 if not (0 <= src < i and 0 <= index < counts[src]):
                     _refuse_edge((src, index), counts, f"operator {i} ({operator.op})")
+            if operator.op == "input" and operator.inputs:
+                raise GraphError(f"operator {i} is an input, but reads: export the model again")
         for src, index in self.outputs:
             if not (0 <= src < len(counts) and 0 <= index < counts[src]):
                 _refuse_edge((src, index), counts, "the graph's outputs")

@@ -118,11 +118,14 @@ def parse(text: str) -> GraphRecord:
             the wrong type.
     """
     try:
-        payload = json.loads(text)
+        return _graph(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise GraphError(
             f"this is no JSON graph ({error}): export the model again with `tvm-costmodel export`"
         ) from error
+
+
+def _graph(payload: Any) -> GraphRecord:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         got = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
         raise GraphError(

@@ -73,5 +73,5 @@ DENSENET = Family(
     },
     reference_macs=2.865e9,
     reference_parameters=7.98e6,
-    max_kernels=40,
+    max_kernels=48,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +17,15 @@ Params = dict[str, Any]
 #: Size classes: share of the default suite and multiply-accumulates allowed.
 SIZES: Mapping[str, tuple[float, float, float]] = {
     "tiny": (0.0, 0.2e6, 12e6),
-    "small": (0.36, 4e6, 90e6),
-    "medium": (0.51, 70e6, 700e6),
-    "large": (0.13, 0.5e9, 20e9),
+    "small": (0.32, 6e6, 250e6),
+    "medium": (0.53, 200e6, 2.5e9),
+    "large": (0.15, 1.4e9, 20e9),
 }
 #: Parameters that every family may have: how the network was written, see ``Network``.
 FORM = ("importer", "norm", "head", "softmax")
 _DRAWS = 40
 #: Share of networks, the large ones apart, that may have twice the kernels of the others.
-_MANY_KERNELS = 0.12
+_MANY_KERNELS = 0.2
 
 
 def image_input(params: Mapping[str, Any]) -> tuple[int, ...]:
@@ -46,7 +47,9 @@ class Family:
         reference_parameters: Its published number of weights, None where unpublished.
         input_shape: Shape of the only input.
         max_kernels: Networks with more distinct kernels than this are drawn again, since kernels
-            are what building costs; large ones may have twice as many.
+            are what building costs; large ones may have any number.
+        arithmetic: Factor on the multiply-accumulates of ``SIZES``, below 1 for designs that do
+            with little arithmetic (depthwise convolutions) and take long for it.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Family:
     reference_macs: float
     reference_parameters: float | None = None
     input_shape: Callable[[Mapping[str, Any]], tuple[int, ...]] = field(default=image_input)
-    max_kernels: int = 32
+    max_kernels: int = 40
+    arithmetic: float = 1.0
 
     def sample(self, rng: np.random.Generator, size: str | None = None) -> Params:
         """Draws parameters of one network.
@@ -73,21 +77,21 @@ class Family:
             shares = [share for share, _, _ in SIZES.values()]
             size = str(rng.choice(list(SIZES), p=shares))
         _, low, high = SIZES[size]
-        allowed = self.max_kernels
-        if size == "large" or rng.random() < _MANY_KERNELS:
-            allowed *= 2
-        best: tuple[float, Params] | None = None
+        low, high = low * self.arithmetic, high * self.arithmetic
+        allowed = self.max_kernels * (2 if rng.random() < _MANY_KERNELS else 1)
+        if size == "large":
+            allowed = sys.maxsize
+        closest, least = Params(), float("inf")
         for _ in range(_DRAWS):
             params = self.sampler(rng, size)
             cost = self.cost(params)
             miss = max(low / cost.macs, cost.macs / high, 1.0) - 1.0
             miss += max(len(cost.kernels) / allowed, 1.0) - 1.0
-            if best is None or miss < best[0]:
-                best = (miss, params)
+            if miss < least:
+                closest, least = params, miss
             if miss == 0.0:
                 break
-        assert best is not None
-        return best[1]
+        return closest
 
     def cost(self, params: Mapping[str, Any]) -> NetworkCost:
         """Multiply-accumulates, parameters and kernels, without building anything."""

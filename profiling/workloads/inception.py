@@ -157,7 +157,7 @@ GOOGLENET = Family(
     },
     reference_macs=1.50e9,
     reference_parameters=6.62e6,
-    max_kernels=40,
+    max_kernels=48,
 )
 INCEPTION_V2 = Family(
     name="inception_v2",
@@ -176,5 +176,5 @@ INCEPTION_V2 = Family(
     },
     reference_macs=2.04e9,
     reference_parameters=11.3e6,
-    max_kernels=40,
+    max_kernels=48,
 )

@@ -25,7 +25,7 @@ def width_multiplier(rng: np.random.Generator, size: str) -> float:
     options = {
         "tiny": (0.25, 0.35),
         "small": (0.25, 0.35, 0.5, 0.75, 1.0),
-        "medium": (0.35, 0.5, 0.75, 1.0, 1.0, 1.25),
+        "medium": (0.35, 0.5, 0.75, 1.0, 1.0, 1.0, 1.25, 1.4),
         "large": (1.0, 1.0, 1.3, 1.4, 1.5),
     }[size]
     return float(choose(rng, options))
@@ -151,6 +151,7 @@ MOBILENET_V1 = Family(
     },
     reference_macs=0.569e9,
     reference_parameters=4.23e6,
+    arithmetic=0.5,
 )
 MOBILENET_V2 = Family(
     name="mobilenet_v2",
@@ -168,4 +169,5 @@ MOBILENET_V2 = Family(
     },
     reference_macs=0.300e9,
     reference_parameters=3.50e6,
+    arithmetic=0.35,
 )

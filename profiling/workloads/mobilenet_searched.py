@@ -172,7 +172,8 @@ MOBILENET_V3 = Family(
     },
     reference_macs=0.2165e9,
     reference_parameters=5.48e6,
-    max_kernels=40,
+    arithmetic=0.25,
+    max_kernels=48,
 )
 MNASNET = Family(
     name="mnasnet",
@@ -190,6 +191,7 @@ MNASNET = Family(
     },
     reference_macs=0.314e9,
     reference_parameters=4.38e6,
+    arithmetic=0.35,
 )
 EFFICIENTNET = Family(
     name="efficientnet",
@@ -206,5 +208,6 @@ EFFICIENTNET = Family(
     },
     reference_macs=0.386e9,
     reference_parameters=5.29e6,
-    max_kernels=40,
+    arithmetic=0.4,
+    max_kernels=48,
 )

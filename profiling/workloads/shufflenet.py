@@ -128,6 +128,7 @@ SHUFFLENET_V1 = Family(
     },
     reference_macs=0.137e9,
     reference_parameters=None,
+    arithmetic=0.2,
 )
 SHUFFLENET_V2 = Family(
     name="shufflenet_v2",
@@ -145,4 +146,5 @@ SHUFFLENET_V2 = Family(
     },
     reference_macs=0.1455e9,
     reference_parameters=2.28e6,
+    arithmetic=0.25,
 )

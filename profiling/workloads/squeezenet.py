@@ -71,4 +71,5 @@ SQUEEZENET = Family(
     },
     reference_macs=0.82e9,
     reference_parameters=1.248e6,
+    arithmetic=0.6,
 )

@@ -105,15 +105,16 @@ def symbolic_shapes() -> IRModule:
     x = relax.Var("x", TensorType((n, 8), "float32"))
     s = relax.Var("s", relax.ShapeType(ndim=2))
     u = relax.Var("u", TensorType(dtype="float32", ndim=3))
+    r = relax.Var("r", TensorType(dtype="float32"))
 
     def body(b):
         y = b.emit(op.reshape(x, (n * 2, 4)))
         z = b.emit(op.broadcast_to(u, relax.ShapeExpr([n, 4, 2])))
         shape = b.emit(op.shape_of(z))
         w = b.emit(op.reshape(y, s))
-        return relax.Tuple([w, shape, z])
+        return relax.Tuple([w, shape, z, b.emit(op.nn.relu(r))])
 
-    return function([x, s, u], body)
+    return function([x, s, u, r], body)
 
 
 @module
@@ -154,6 +155,83 @@ def odd_operators() -> IRModule:
         return relax.Tuple([moved, top[1], sampled, summed, op.cumsum(x, axis=-1)])
 
     return function([x], body)
+
+
+@module
+def networks_vocabulary() -> IRModule:
+    """One call of each operator that inference networks are made of."""
+    x, s = var("x", 2, 8, 6, 6), var("s", 2, 8, 6)
+    v, t = var("v", 2, 8, 4, 6, 6), var("t", 2, 5, 4, 16)
+    i = var("i", 2, 3, dtype="int64")
+    c = const(8)
+
+    def calls() -> list:
+        nn, image = op.nn, op.image
+        unary = "abs negative exp log sqrt rsqrt erf sin cos tan tanh sigmoid floor ceil round"
+        unary += " sign square isnan logical_not"
+        activations = "relu silu gelu gelu_tanh selu softplus"
+        binary = "add subtract multiply divide maximum minimum power mod floor_divide"
+        binary += " equal not_equal less less_equal greater greater_equal"
+        boolean = op.greater(x, x)
+        return [
+            *(getattr(op, n)(boolean if n == "logical_not" else x) for n in unary.split()),
+            *(getattr(nn, n)(x) for n in activations.split()),
+            *(getattr(op, n)(x, x) for n in binary.split()),
+            *(
+                getattr(op, n)(x, axis=[2, -1])
+                for n in "mean sum max min prod std variance".split()
+            ),
+            op.argmax(x, axis=1, keepdims=True),
+            op.where(boolean, x, x),
+            nn.prelu(x, c),
+            nn.dropout(x, 0.3),
+            nn.batch_norm(x, c, c, c, c, axis=1, training=False),
+            nn.layer_norm(x, const(6), const(6), axes=[-1]),
+            nn.group_norm(x, c, c, num_groups=4, channel_axis=1, axes=[2, 3]),
+            nn.instance_norm(x, c, c, channel_axis=1, axes=[2, 3]),
+            nn.rms_norm(x, const(6), axes=[-1]),
+            nn.softmax(x, axis=-3),
+            nn.log_softmax(x),
+            nn.conv1d(s, const(4, 8, 3), padding=1),
+            nn.conv1d_transpose(s, const(8, 4, 2), strides=2),
+            nn.conv3d(v, const(4, 8, 3, 3, 3), padding=(1, 1, 1)),
+            nn.conv3d_transpose(v, const(8, 4, 2, 2, 2), strides=(2, 2, 2)),
+            nn.max_pool1d(s, 2),
+            nn.max_pool2d(x, (3, 3), (2, 2), padding=(0, 1), ceil_mode=True),
+            nn.max_pool3d(v, (1, 2, 2)),
+            nn.avg_pool1d(s, 2),
+            nn.avg_pool2d(x, 2, padding=1, count_include_pad=True),
+            nn.avg_pool3d(v, 2),
+            nn.adaptive_avg_pool1d(s, 1),
+            nn.adaptive_avg_pool2d(x, (2, 3)),
+            nn.adaptive_avg_pool2d(x),
+            nn.adaptive_avg_pool3d(v, 1),
+            nn.attention(t, t, t, scale=0.25),
+            nn.attention(t, t, t, op.zeros((2, 4, 5, 5), "float32"), causal_mask="TopLeft"),
+            nn.pixel_shuffle(x, 2),
+            op.flatten(x),
+            nn.batch_flatten(x),
+            op.squeeze(op.expand_dims(x, 1), 1),
+            op.squeeze(op.expand_dims(x, [0, -1])),
+            op.permute_dims(x),
+            op.broadcast_to(op.expand_dims(x, 0), (3, 2, 8, 6, 6)),
+            op.stack([x, x], axis=-1),
+            op.tile(x, (1, 2, 1, 1)),
+            op.repeat(x, 2, axis=-1),
+            op.flip(x, axis=-1),
+            op.tril(x, -1),
+            op.take(x, i, axis=-1),
+            op.gather_elements(x, op.astype(x, "int64"), axis=-1),
+            op.gather_nd(x, i),
+            op.one_hot(i, relax.prim_value(1), relax.prim_value(0), depth=4, axis=-1),
+            op.sort(x, axis=-1, descending=True),
+            op.argsort(x, axis=-1),
+            op.cumprod(x, axis=-1),
+            image.resize2d(x, (12, 12), layout="NCHW", method="nearest_neighbor"),
+            op.quantize(x, const(8), const(8, dtype="int8"), axis=1),
+        ]
+
+    return function([x, s, v, t, i], lambda b: relax.Tuple([b.emit(call) for call in calls()]))
 
 
 @module

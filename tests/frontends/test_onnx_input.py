@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +13,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.frontends.test_onnx import X, small_network
-from tests.networks import model_of, onnx_inputs, onnx_network, run_onnxruntime, without_softmax
-from tvm_costmodel.errors import ModelFileError, UnsupportedOperatorError
+from tests.networks import (
+    model_of,
+    onnx_inputs,
+    onnx_network,
+    onnx_network_path,
+    run_onnxruntime,
+    without_softmax,
+)
+from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
 from tvm_costmodel.frontends.onnx import from_onnx, load_onnx, onnx_to_relax, randomise_weights
 
 node = helper.make_node
@@ -101,6 +111,13 @@ def test_shape_makes_a_dynamic_input_static():
     assert graph.operators[1].outputs[0].shape == (2, 3, 32, 48)
 
 
+def test_dynamic_export_equals_static_export():
+    dynamic = small_network()
+    dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    dynamic.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    assert from_onnx(dynamic, {"x": (1, 3, 16, 16)}).hash == from_onnx(small_network()).hash
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
@@ -143,6 +160,24 @@ def test_file_of_something_else(tmp_path, content: bytes, message: str):
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=message):
         load_onnx(path)
+
+
+def test_damaged_bytes_raise_only_the_packages_errors(tmp_path):
+    content = small_network().SerializeToString()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.onnx"
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), 3):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(bytes(damaged))
+        try:
+            from_onnx(path)
+        except CostModelError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 20 < refused < 60  # the rest hit the values of weights
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -209,3 +244,17 @@ def test_dangling_name_is_named():
     nodes = [node("Relu", ["nowhere"], ["y"])]
     with pytest.raises(ModelFileError, match="cannot import this model: 'nowhere'"):
         onnx_to_relax(model_of(nodes, X, {"y": None}))
+
+
+def test_graph_does_not_depend_on_onnxruntime_being_installed():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; "
+        "from tests.networks import onnx_network_path; "
+        "from tvm_costmodel.frontends.onnx import from_onnx; "
+        "print(from_onnx(onnx_network_path('shufflenet')).hash)"
+    )
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert result.stdout.strip() == from_onnx(onnx_network_path("shufflenet")).hash

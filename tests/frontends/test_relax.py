@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from relax_modules import BUILDERS, const, function, var
 from tvm import relax
 from tvm.relax import op
 
+from tests.frontends.relax_modules import BUILDERS, const, function, var
 from tvm_costmodel.errors import GraphError
 from tvm_costmodel.frontends.relax import ExportGraph, from_relax
 from tvm_costmodel.graph import OpGraph, TensorType
@@ -127,8 +127,9 @@ def test_symbolic_extents_are_minus_one() -> None:
     assert graph.operators[0].outputs == (f32(-1, 8),)
     assert graph.operators[1].outputs == (TensorType((2,), "shape"),)
     assert graph.operators[2].outputs == (f32(-1, -1, -1),)
-    assert graph.operators[4].outputs == (f32(-1, 4, 2),)
-    assert graph.operators[6].inputs == ((3, 0), (1, 0))  # reshaped to a shape that is computed
+    assert graph.operators[3].outputs == (f32(-1),)  # of unknown rank
+    assert graph.operators[5].outputs == (f32(-1, 4, 2),)
+    assert graph.operators[7].inputs == ((4, 0), (1, 0))  # reshaped to a shape that is computed
     assert graph.unknown_ops == ()
 
 
@@ -230,6 +231,89 @@ def test_export_pass_in_a_pipeline() -> None:
     assert before[0].unknown_ops == ()
     assert before[0].hash == export("convolutions").hash
     assert after[0].unknown_ops == ("call_tir",)
+
+
+# Attributes that Relax gives a value to only when its caller does.
+OPTIONAL = {
+    ("attention", "scale"),
+    ("attention", "causal_mask"),
+    ("attention", "window_size"),
+    ("strided_slice", "strides"),
+    ("layout_transform", "pad_value"),
+    ("cumsum", "dtype"),
+    ("cumprod", "dtype"),
+    ("take", "axis"),
+    *((f"conv{rank}d_transpose", "output_padding") for rank in (1, 2, 3)),
+}
+
+
+def test_operators_have_every_attribute_that_the_catalogue_names() -> None:
+    graph = export("networks_vocabulary")
+    assert graph.unknown_ops == ()
+    assert len({o.op for o in graph.operators}) > 80
+    for operator in graph.operators:
+        missing = set(CATALOGUE[operator.op].attrs) - set(operator.attrs)
+        assert {(operator.op, name) for name in missing} <= OPTIONAL
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("mean", {"axes": (2, 3), "keepdims": False}),
+        ("argmax", {"axes": (1,), "keepdims": True}),
+        ("softmax", {"axis": 1}),
+        ("layer_norm", {"axes": (3,), "epsilon": 1e-05, "center": True, "scale": True}),
+        ("take", {"axis": 3, "mode": "fast"}),
+        ("stack", {"axis": 4}),
+        ("transpose", {"axes": (3, 2, 1, 0)}),
+        ("tril", {"k": -1}),
+        ("squeeze", {"axes": (1,)}),
+        ("adaptive_avg_pool2d", {"output_size": (2, 3), "layout": "NCHW"}),
+        (
+            "max_pool2d",
+            {
+                "kernel": (3, 3),
+                "strides": (2, 2),
+                "padding": (0, 1, 0, 1),
+                "dilation": (1, 1),
+                "ceil_mode": True,
+                "count_include_pad": False,
+                "layout": "NCHW",
+            },
+        ),
+        ("quantize", {"axis": 1, "dtype": "int8"}),
+    ],
+)
+def test_canonical_attributes(op, attrs) -> None:
+    found = next(o for o in export("networks_vocabulary").operators if o.op == op)
+    assert found.attrs == attrs
+
+
+def test_left_out_axes_are_written_out() -> None:
+    x = var("x", 1, 4, 1)
+
+    def body(b):
+        return relax.Tuple([b.emit(c) for c in (op.squeeze(x), op.sum(x), op.permute_dims(x))])
+
+    attrs = [o.attrs for o in from_relax(function([x], body)).operators[1:]]
+    assert attrs == [
+        {"axes": (0, 2)},
+        {"axes": (0, 1, 2), "keepdims": False},
+        {"axes": (2, 1, 0)},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "hash_"),
+    [
+        ("convolutions", "f9c948a783c9a0d8d53734412484f26e"),
+        ("tuples", "a6950a84c5e9f66332a5383f8ef191fc"),
+        ("networks_vocabulary", "a15b6a1608c35e699e5750ee697992c5"),
+    ],
+)
+def test_content_hashes_do_not_drift(name, hash_) -> None:
+    """Measurements are keyed by them: a change here makes every stored label a stranger."""
+    assert export(name).hash == hash_
 
 
 def test_attributes_are_canonical_everywhere() -> None:

@@ -40,12 +40,11 @@ def plain_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
 def profiler(plain_compiler: str, tmp_path: Path) -> Callable[..., Profiler]:
     """Makes a profiler with the plain compiler; keyword arguments override its settings."""
 
-    def make(fault: str = "", **settings: Any) -> Profiler:
+    def make(**settings: Any) -> Profiler:
         chosen: dict[str, Any] = {
             "device": "cpu",
             "store": tmp_path / "store.db",
             "measurement": QUICK,
-            "pipeline": {"fault": fault},
             "compiler": plain_compiler,
             "progress": False,
         } | settings

@@ -1,7 +1,7 @@
 """A compiler for the profiler's tests: TVM's own passes without a schedule, and faults on demand.
 
-It has what `tvm_costmodel.compilers.relax` offers the worker. A fault is a pipeline setting, so it
-strikes inside the worker: ``crash``, ``hang``, ``raise`` or ``memory`` while building.
+It has what `tvm_costmodel.compilers.relax` offers the worker. A source may carry a fault, which
+strikes inside the worker while its network is built: ``crash``, ``hang``, ``raise`` or ``memory``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RULE_VERSION = 1
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    fault: str = ""
+    choice: str = ""
 
     @property
     def key(self) -> str:
@@ -66,7 +66,7 @@ def cpu_target(threads: int = 1, mcpu: str | None = None) -> Any:
 
 
 def build(mod: Any, target: Any, config: PipelineConfig) -> BuildResult:
-    _strike(config.fault)
+    _strike(str((mod.attrs or {}).get("fault", "")))
     passes = relax.transform
     with target, tvm.transform.PassContext(opt_level=3):
         fused = tvm.transform.Sequential(
@@ -131,14 +131,16 @@ class TinySource:
 
     channels: int
     size: int = 8
+    fault: str = ""
     family: str = "tiny"
 
     @property
     def key(self) -> str:
-        return content_key("tiny", self.channels, self.size)
+        return content_key("tiny", self.channels, self.size, self.fault)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "tiny", "channels": self.channels, "size": self.size}
+        settings = {"channels": self.channels, "size": self.size, "fault": self.fault}
+        return {"kind": "tiny", **settings}
 
     def load(self) -> tuple[Any, Any]:
         from tvm_costmodel.frontends.relax import from_relax
@@ -154,8 +156,8 @@ class TinySource:
                 y = builder.emit(relax.op.nn.conv2d(x, weight, padding=(1, 1)))
                 y = builder.emit_output(relax.op.nn.relu(y))
             builder.emit_func_output(y)
-        module = builder.get()
+        module = builder.get().with_attr("fault", self.fault)
         return module, from_relax(module)
 
 
-KINDS["tiny"] = lambda record: TinySource(record["channels"], record["size"])
+KINDS["tiny"] = lambda record: TinySource(record["channels"], record["size"], record["fault"])

@@ -59,9 +59,7 @@ def tracker() -> Iterator[str]:
         wait_for(lambda: answers(port), "the tracker's start")
         where = ["--tracker", f"127.0.0.1:{port}", "--key", KEY, *host]
         ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
-        children.append(
-            subprocess.Popen([*python, "tvm.exec.rpc_server", *where, *ports], **quiet)
-        )
+        children.append(subprocess.Popen([*python, "tvm.exec.rpc_server", *where, *ports], **quiet))
         wait_for(lambda: registered(port), "the server's registration")
         yield f"127.0.0.1:{port}"
     finally:

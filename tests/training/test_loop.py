@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.graphs import labelled_graphs
 from tvm_costmodel.errors import CheckpointError, ConfigError
@@ -17,7 +18,7 @@ from tvm_costmodel.models.nar_former_v2 import NarFormerV2Config
 from tvm_costmodel.training import loop
 from tvm_costmodel.training.loop import STATE_FILE, Trainer, TrainingConfig
 from tvm_costmodel.training.metrics import mape
-from tvm_costmodel.training.network import NarFormerV2Regressor
+from tvm_costmodel.training.network import NarFormerV2Regressor, best_constant
 
 SMALL = NarFormerV2Config(channels=64, groups=4)
 GRAPHS, LATENCY = labelled_graphs(40)
@@ -134,3 +135,20 @@ def test_rate_rises_over_a_tenth_and_falls_to_zero() -> None:
 def test_settings_out_of_range_are_refused(settings: dict) -> None:
     with pytest.raises(ConfigError):
         TrainingConfig(**settings)
+
+
+def test_fast_matmul_keeps_float32_and_is_undone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(300, 512, generator=generator) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    with loop.fast_matmul():
+        product = a @ b.T
+    assert torch.get_float32_matmul_precision() == before
+    torch.testing.assert_close(product.double(), a.double() @ b.double().T, rtol=1e-4, atol=1e-4)
+
+
+def test_best_constant_minimises_the_relative_loss() -> None:
+    latency = np.array([0.1, 1.0, 5.0, 80.0])
+    best = best_constant(latency)
+    losses = [np.mean((best * factor / latency - 1) ** 2) for factor in (0.99, 1.0, 1.01)]
+    assert losses[1] == min(losses)

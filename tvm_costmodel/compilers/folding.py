@@ -63,7 +63,9 @@ _EVALUATORS: Mapping[str, Callable[[list, object], np.ndarray]] = {
 
 def constant(values: np.ndarray) -> GenericConst:
     """Makes a Relax constant of an array of any memory order."""
-    return relax.const(np.ascontiguousarray(values), str(values.dtype))
+    # ascontiguousarray makes a scalar one-dimensional, which layout conversion does not take
+    contiguous = np.ascontiguousarray(values).reshape(values.shape)
+    return relax.const(contiguous, str(values.dtype))
 
 
 def constant_value(expr: Expr) -> np.ndarray:
@@ -215,6 +217,8 @@ class ScaleFolder(_Folder):
         """Merges a multiplication by, or an addition of, a channel-wise constant."""
         call = super().visit_call_(call)
         name = operator_name(call)
+        if name == "relax.clip":
+            return self._clipped(call)
         if name not in ("relax.multiply", "relax.add"):
             return call
         left, right = call.args
@@ -228,6 +232,17 @@ class ScaleFolder(_Folder):
         if name == "relax.multiply":
             return self._scaled(left, values)
         return self._shifted(left, values)
+
+    def _clipped(self, call: Call) -> Expr:
+        """Bounds a tensor by maximum and minimum, which unlike clip take part in layout changes."""
+        x, low, high = call.args
+        bounds = [getattr(bound, "value", bound) for bound in (low, high)]
+        values = [getattr(bound, "value", bound) for bound in bounds]
+        if not all(isinstance(value, int | float) for value in values):
+            return call
+        dtype = str(call.ty.dtype)
+        above = self.builder_.emit(relax.op.maximum(x, relax.const(values[0], dtype)))
+        return relax.op.minimum(above, relax.const(values[1], dtype))
 
     def _definition(self, expr: Expr) -> Expr | None:
         """The call that a variable read only once is bound to."""

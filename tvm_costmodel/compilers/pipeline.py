@@ -18,6 +18,7 @@ from tvm.relax import transform
 
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
 from tvm_costmodel.compilers.folding import ConstantFolder, ScaleFolder, count_uses
+from tvm_costmodel.compilers.layouts import TransposeSinker
 from tvm_costmodel.errors import BuildError, ConfigError
 
 # Raised whenever the passes or their order change what is compiled: latencies measured under
@@ -152,6 +153,16 @@ def fold_scales(into_convolutions: bool) -> tvm.transform.Pass:
     return _main_pass("FoldScales", rewrite)
 
 
+def sink_transposes() -> tvm.transform.Pass:
+    """A pass that moves transposes through element-wise operators, see ``layouts``."""
+
+    def rewrite(func: relax.Function, mod: tvm.IRModule) -> relax.Function:
+        return TransposeSinker(mod).visit_expr(func)
+
+    sink = _main_pass("SinkTransposes", rewrite)
+    return tvm.transform.Sequential([sink, transform.CanonicalizeBindings()])
+
+
 def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
     """Returns the passes on the graph of operators, in order."""
     passes = [
@@ -164,7 +175,7 @@ def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
         passes.append(
             transform.ConvertLayout({"relax.nn.conv2d": [config.layout, _LAYOUTS[config.layout]]})
         )
-    return [*passes, transform.DecomposeOpsForInference(), fold_constants()]
+    return [*passes, transform.DecomposeOpsForInference(), fold_constants(), sink_transposes()]
 
 
 def fusion_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:

@@ -13,6 +13,10 @@ from typing import Any
 
 import numpy as np
 
+WALK_VERSION = 1
+"""Of the arrays and of what a walk puts into them; raise it together with ``kWalkVersion`` in
+``csrc/graph_arrays.h``, so that a native library from before the change is not used."""
+
 NONE, INT, BOOL, FLOAT, STRING, TUPLE = range(6)
 """Kinds of an attribute's tokens. A tuple's value is its length and its items follow."""
 

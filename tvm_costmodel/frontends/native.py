@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.errors import MissingDependencyError
-from tvm_costmodel.frontends.graph_arrays import ARRAY_FIELDS, GraphArrays
+from tvm_costmodel.frontends.graph_arrays import ARRAY_FIELDS, WALK_VERSION, GraphArrays
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ def _load() -> tuple[Any, str]:
         import tvm_ffi
 
         extension = tvm_ffi.load_module(str(LIBRARY))
+        if extension.walk_version() != WALK_VERSION:
+            raise RuntimeError("it was built from an older source")
         extension.check_schema()
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         why_not = f"the native extension does not work here ({error}): {rebuild}"

@@ -82,14 +82,28 @@ def load_onnx(
     else:
         proto = read_onnx(model, external_data=weights == "file")
     _check_has_graph(proto, label)
-    drop_initialiser_inputs(proto)
-    adopt_orphan_weights(proto, label)
-    _set_input_shapes(proto, shapes or {}, label)
-    fill_missing_weights(proto, label)
-    _check_operators(proto, label)
+    try:
+        return _cleaned(proto, shapes or {}, weights, label)
+    except CostModelError:
+        raise
+    except Exception as error:  # names that are no text, fields of wrong kinds: a damaged file
+        raise ModelFileError(
+            f"{label}: the model is malformed: {_first(error)}{_fault(proto)}; "
+            "export or download it again"
+        ) from error
+
+
+def _cleaned(
+    model: onnx.ModelProto, shapes: Shapes, weights: Weights, label: str
+) -> onnx.ModelProto:
+    drop_initialiser_inputs(model)
+    adopt_orphan_weights(model, label)
+    _set_input_shapes(model, shapes, label)
+    fill_missing_weights(model, label)
+    _check_operators(model, label)
     if weights == "random":
-        proto = randomise_weights(proto)
-    return clean(proto, label)
+        model = randomise_weights(model)
+    return clean(model, label)
 
 
 def onnx_to_relax(

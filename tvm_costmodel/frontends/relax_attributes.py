@@ -60,7 +60,9 @@ def canonical_attributes(
     named = {arguments.get(key) or _RENAMED.get(key, key): v for key, v in raw.items()}
     rank = len(operands[0].shape) if operands else 0
     if "axes" in spec.attrs and "axis" in named:
-        named["axes"] = _axes(named.pop("axis"), rank)
+        named["axes"] = _axes(named.pop("axis"), rank, reduces=spec.category == "reduction")
+    if named.get("axes") is None and op in _DEFAULT_AXES and operands:
+        named["axes"] = _DEFAULT_AXES[op](operands[0])
     if op in _OUT_DTYPE_IS_DTYPE:
         named["dtype"] = named.get("out_dtype")
     derive = _DERIVED.get(op) or _DERIVED.get(spec.category)
@@ -79,9 +81,16 @@ def _axis_rank(op: str, rank: int, outputs: Sequence[TensorType]) -> int:
     return len(outputs[0].shape) if op in ("expand_dims", "stack", "one_hot") and outputs else rank
 
 
-def _axes(axis: Any, rank: int) -> tuple[int, ...]:
+_DEFAULT_AXES: Mapping[str, Callable[[TensorType], tuple[int, ...]]] = {
+    "transpose": lambda operand: tuple(reversed(range(len(operand.shape)))),
+    "squeeze": lambda operand: tuple(i for i, n in enumerate(operand.shape) if n == 1),
+}
+"""What leaving out the axes means; reductions then reduce them all."""
+
+
+def _axes(axis: Any, rank: int, reduces: bool) -> tuple[int, ...] | None:
     if axis is None:
-        return tuple(range(rank))
+        return tuple(range(rank)) if reduces else None
     return axis if isinstance(axis, tuple) else (axis,)
 
 

@@ -220,7 +220,7 @@ class _Walker:
             dtype = "unknown" if ty.dtype is None else str(ty.dtype.dtype)
             if isinstance(ty.shape, relax.ShapeExpr):
                 return self._build.type(dtype, self._extents(ty.shape.values))
-            return self._build.type(dtype, (-1,) * max(ty.ndim, 0))
+            return self._build.type(dtype, (-1,) * abs(ty.ndim))  # unknown rank (-1): one extent
         if isinstance(ty, relax.ShapeType):
             return self._build.type("shape", (ty.ndim,))
         if isinstance(ty, self._ir.PrimType):

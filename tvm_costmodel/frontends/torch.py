@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from tvm_costmodel.errors import (
+    CostModelError,
     MissingDependencyError,
     ModelFileError,
     UnsupportedOperatorError,
@@ -110,10 +111,13 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, str(path))
-    except zipfile.BadZipFile:
+    except CostModelError:
+        raise
+    except Exception as error:  # damaged archives raise many kinds
         raise ModelFileError(
-            f"{path}: not a .pt2 archive, or truncated; save it again with torch.export.save"
-        ) from None
+            f"{path}: not a .pt2 archive, or truncated or damaged ({_first(error)}); save it again "
+            "with torch.export.save"
+        ) from error
     with _quiet():
         try:
             return torch.export.load(path)

@@ -29,12 +29,14 @@ class TokenizerConfig:
         dims: Output dimensions encoded per operator; further ones are dropped, absent ones are 0.
         frequencies: Frequencies of a number's encoding; each gives a sine and a cosine.
         base: Frequency j is ``base ** (-j / frequencies)``.
+        static_unit: Unit of a graph's FLOPs, parameters and MACs; published: 10^9.
     """
 
     attributes: int = 8
     dims: int = 4
     frequencies: int = 5
     base: float = 10000.0
+    static_unit: float = 1e9
 
     @property
     def channels(self) -> int:
@@ -136,7 +138,7 @@ class Tokenizer:
             op_id=np.array(slots, dtype=np.int64),
             values=np.array(rows, dtype=np.float32),
             edges=np.unique(graph.edges, axis=0) if len(graph.edges) else graph.edges,
-            static=encode_numbers(_static_numbers(graph), config).reshape(-1),
+            static=encode_numbers(_static_numbers(graph, config.static_unit), config).reshape(-1),
             config=config,
         )
 
@@ -173,12 +175,14 @@ class Tokenizer:
         return tokenizer
 
 
-def _static_numbers(graph: OpGraph) -> np.ndarray:
-    """float32 [4]: batch (first extent of the first input), GFLOPs, Gparameters, GMACs."""
+def _static_numbers(graph: OpGraph, unit: float) -> np.ndarray:
+    """float32 [4]: batch (first extent of the first input), FLOPs, parameters, MACs."""
     first = graph.operators[graph.inputs[0]].outputs[0].shape if graph.inputs else ()
     parameters = sum(weight.elements for op in graph.operators for weight in op.weights)
     batch = first[0] if first else 1
-    return np.array([batch, graph.flops / 1e9, parameters / 1e9, graph.macs / 1e9], np.float32)
+    return np.array(
+        [batch, graph.flops / unit, parameters / unit, graph.macs / unit], dtype=np.float32
+    )
 
 
 Reader = Callable[[OpGraph, int], float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from tvm import s_tir, tirx
 from tvm.ir import Call, Expr, Var
@@ -37,11 +38,11 @@ class Padding:
         for extent in target[last + 1 :]:
             inner *= extent
         outer = [index_variable(f"at{d}") for d in range(last)]
-        # Indices past a dimension's end run on into the next row, which is where the data lies.
-        tail = [constant(0)] * (len(target) - last - 1)
 
         def place(offset: Expr) -> list[Expr]:
-            return [*outer, constant(0), *tail[:-1], offset] if tail else [*outer, offset]
+            # Every index within its dimension: lowering cuts a buffer down to what is indexed, so
+            # an index that runs on into the next row would leave too short a row behind.
+            return [*outer, *_within(offset, target[last:])]
 
         def fill(start: int, count: int) -> tirx.Stmt:
             i = index_variable("i")
@@ -54,7 +55,7 @@ class Padding:
         rest = target[last] * inner - head - run
         i = index_variable("i")
         shifted = [v - constant(b) for v, b in zip(outer, self.before, strict=False)]
-        read = [*shifted, constant(0), *tail[:-1], i] if tail else [*shifted, i]
+        read = [*shifted, *_within(i, source[last:])]
         copy = loop(
             i,
             run,
@@ -81,6 +82,15 @@ class Padding:
         return spread(levels, body, cores) if cores > 1 and levels else nest(levels, body)
 
 
+def _within(offset: Expr, extents: Sequence[int]) -> list[Expr]:
+    """Indices of the element at a flat offset; the outermost takes what is left over."""
+    indices: list[Expr] = []
+    for extent in reversed(extents[1:]):
+        indices.append(tirx.FloorMod(offset, constant(extent)))
+        offset = tirx.FloorDiv(offset, constant(extent))
+    return [offset, *reversed(indices)]
+
+
 def match_padding(sch: s_tir.Schedule, name: str) -> Padding | None:
     """Recognises a block that pads a buffer on all sides with a constant."""
     stmt = sch.get(sch.get_sblock(name))
@@ -104,7 +114,29 @@ def match_padding(sch: s_tir.Schedule, name: str) -> Padding | None:
     source = [int(d) for d in load.source.ty.shape]
     target = [int(d) for d in store.buffer.ty.shape]
     fits = all(0 <= b and b + s <= t for b, s, t in zip(before, source, target, strict=True))
-    # The condition is not read: it must be the one that keeps the copy inside the source.
     if not fits or source == target:
         return None
+    found = _bounds(store.value.args[0], axes)
+    if found is None:
+        return None
+    always = {bound for d, t in enumerate(target) for bound in ((d, "low", 0), (d, "high", t))}
+    wanted = {(d, "low", low) for d, low in enumerate(before)}
+    wanted |= {(d, "high", low + source[d]) for d, low in enumerate(before)}
+    if found - always != wanted - always:
+        return None
     return Padding(load.source, store.buffer, tuple(before), value)
+
+
+def _bounds(condition: Expr, axes: list[Var]) -> set[tuple[int, str, int]] | None:
+    """Reads ``low <= axis`` and ``axis < high`` terms; None where there is any other term."""
+    if isinstance(condition, tirx.And):
+        left, right = _bounds(condition.a, axes), _bounds(condition.b, axes)
+        return None if left is None or right is None else left | right
+    for d, axis in enumerate(axes):
+        if isinstance(condition, tirx.LE) and is_variable(condition.b, axis):
+            if isinstance(condition.a, tirx.IntImm):
+                return {(d, "low", int(condition.a.value))}
+        if isinstance(condition, tirx.LT) and is_variable(condition.a, axis):
+            if isinstance(condition.b, tirx.IntImm):
+                return {(d, "high", int(condition.b.value))}
+    return None

@@ -1,0 +1,218 @@
+"""Every command on real parts: what it prints, what it writes, what it exits with."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.networks import onnx_network_path
+
+from tvm_costmodel.cli import main
+from tvm_costmodel.graph import OpGraph
+
+SQUEEZENET = str(onnx_network_path("squeezenet"))
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    code = main([*argv, "--format", "json"])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    return json.loads(shown.out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line of a refusal; exit code 2 and an empty standard output are asserted."""
+    code = main(list(argv))
+    shown = capsys.readouterr()
+    assert code == 2, shown.err
+    assert shown.out == ""
+    lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, shown.err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A two-operator ONNX file with a dynamic batch."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 8, 8])
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], [0.5] * 12)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "small", [x], [y], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, small_model: str) -> str:
+    """A store that holds one real measurement, of the small model."""
+    path = str(tmp_path_factory.mktemp("store") / "measured.db")
+    argv = ["profile", small_model, "--shape", "x=1,3,8,8", "--store", path, "-q"]
+    assert main(argv) == 0
+    return path
+
+
+def test_export_writes_the_graph_it_describes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "graph.json"
+    told = run_json(capsys, "export", SQUEEZENET, "-o", str(target))
+    graph = OpGraph.from_json(target.read_text())
+    assert told["graph_hash"] == graph.hash
+    assert told["nodes"] == len(graph.operators)
+    assert told["edges"] == len(graph.edges)
+    assert told["unknown_ops"] == []
+    assert sum(op.op == "conv2d" for op in graph.operators) == 26
+    again = run_json(capsys, "export", str(target), "-o", str(tmp_path / "again.json"))
+    assert again["graph_hash"] == told["graph_hash"]
+    assert (tmp_path / "again.json").read_text() == target.read_text()
+
+
+def test_predict_answers_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    told = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx512")
+    assert told["source"] == "predicted"
+    assert told["predictor"] == "nar_former_v2"
+    assert told["device"] == "cpu-x86-avx512"
+    assert 0 < told["low_ms"] <= told["latency_ms"] <= told["high_ms"]
+
+
+def test_predict_takes_a_measured_answer_from_the_store(
+    capsys: pytest.CaptureFixture[str], small_model: str, store: str
+) -> None:
+    shape = ("--shape", "x=1,3,8,8")
+    told = run_json(capsys, "predict", small_model, *shape, "--store", store)
+    with sqlite3.connect(store) as database:
+        ((latency_s,),) = database.execute("SELECT latency_s FROM measurements").fetchall()
+    assert told["source"] == "measured"
+    assert told["latency_ms"] == pytest.approx(latency_s * 1e3)
+    assert told["predictor"] is None
+
+
+def test_profile_reuses_what_is_stored(
+    capsys: pytest.CaptureFixture[str], small_model: str, store: str
+) -> None:
+    argv = ("profile", small_model, "--shape", "x=1,3,8,8", "--store", store, "-q")
+    told = run_json(capsys, *argv)
+    assert (told["measured"], told["reused"], told["failed"]) == (0, 1, 0)
+    assert told["networks"][0]["status"] == "ok"
+
+
+def test_devices_and_models_list_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    devices = run_json(capsys, "devices")
+    assert {"cpu-x86-avx512", "cpu-arm64", "rpi4"} <= {d["name"] for d in devices["devices"]}
+    models = run_json(capsys, "models")
+    assert models["predictors"][:3] == ["nar_former_v2", "xgboost", "flops"]
+    shipped = {c["name"] for c in models["checkpoints"]}
+    assert {f"cpu-x86-avx512/{name}" for name in ("nar_former_v2", "xgboost", "flops")} <= shipped
+
+
+def test_doctor_finds_the_pinned_tvm_ffi(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--format", "json"])
+    checks = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["apache-tvm-ffi"]["ok"]
+    assert checks["apache-tvm-ffi"]["found"] == "0.1.14.post1"
+    assert checks["LLVM target"]["ok"]
+
+
+def test_a_truncated_onnx_file_is_refused_and_nothing_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(Path(SQUEEZENET).read_bytes()[:3000])
+    message = refused(capsys, "export", str(broken), "-o", str(tmp_path / "graph.json"))
+    assert "broken.onnx" in message
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx"]
+
+
+def test_a_dynamic_shape_asks_for_shape(
+    capsys: pytest.CaptureFixture[str], small_model: str
+) -> None:
+    message = refused(capsys, "predict", small_model)
+    assert "--shape" in message
+    assert "batch" in message
+    assert "NAME=D" in refused(capsys, "predict", small_model, "--shape", "x=1,0,8,8")
+
+
+def test_an_unknown_device_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx51")
+    assert "'cpu-x86-avx512'" in message
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_a_missing_or_foreign_checkpoint_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None
+) -> None:
+    folder = tmp_path / "checkpoint"
+    if content is not None:
+        folder.mkdir()
+        (folder / "checkpoint.json").write_text(content)
+    message = refused(capsys, "predict", SQUEEZENET, "--checkpoint", str(folder))
+    assert str(folder) in message
+
+
+def test_a_store_of_another_schema_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "old.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE trials (id INTEGER)")
+    before = path.read_bytes()
+    message = refused(capsys, "predict", SQUEEZENET, "--store", str(path))
+    assert "old.db" in message
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_labels_that_are_not_there_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    output = ("-o", str(tmp_path / "model")) if command == "train" else ()
+    message = refused(capsys, command, "--store", str(tmp_path / "none.db"), *output)
+    assert "none.db" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_profile_without_anything_to_measure_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    message = refused(capsys, "profile", "--store", str(tmp_path / "m.db"))
+    assert "--suite" in message
+    message = refused(capsys, "profile", "--suite", "nosuch", "--store", str(tmp_path / "m.db"))
+    assert "nosuch" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """A file size limit stands in for a full disk: the write fails half-way in the same way."""
+    target = tmp_path / "graph.json"
+    target.write_text("old")
+    limited = (
+        "import resource, sys; from tvm_costmodel.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        f"sys.exit(main(['export', {SQUEEZENET!r}, '-o', {str(target)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.json"]
+
+
+@pytest.mark.parametrize("argv", [["predict"], ["nosuch"], ["export", "x.onnx"], []])
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

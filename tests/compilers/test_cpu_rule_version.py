@@ -1,0 +1,97 @@
+"""Guards RULE_VERSION: what the rule makes of these kernels may change only together with it.
+
+After a change that is meant, raise ``RULE_VERSION`` and write the new hashes with
+``python -m tests.compilers.test_cpu_rule_version``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+import pytest
+import tvm
+from tvm import relax, tirx
+
+from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuScheduleRule, schedule_module
+
+from .cpu_rule_cases import fused_module, weights
+
+RECORD = pathlib.Path(__file__).with_name("cpu_rule_kernels.json")
+nn, op = relax.op.nn, relax.op
+
+
+def _conv(layout, size, data, out, kernel, groups=1, **attrs):
+    last = layout == "NHWC"
+    per = data // groups
+    shape = (kernel, kernel, per, out) if last else (out, per, kernel, kernel)
+    bias = (1, 1, 1, out) if last else (1, out, 1, 1)
+
+    def build(builder, x):
+        y = nn.conv2d(
+            x,
+            weights(*shape),
+            padding=kernel // 2,
+            groups=groups,
+            data_layout=layout,
+            kernel_layout="HWIO" if last else "OIHW",
+            **attrs,
+        )
+        return nn.relu(builder.emit(op.add(builder.emit(y), weights(*bias))))
+
+    return build, [(1, size, size, data) if last else (1, data, size, size)]
+
+
+def _dense(rows, steps, lanes):
+    def build(builder, x):
+        return op.add(builder.emit(op.matmul(x, weights(steps, lanes))), weights(lanes))
+
+    return build, [(rows, steps)]
+
+
+def _matmul(builder, x, y):
+    return op.matmul(x, y)
+
+
+KERNELS = {
+    "conv 3x3": _conv("NHWC", 28, 64, 96, 3),
+    "conv 1x1": _conv("NHWC", 14, 64, 256, 1),
+    "conv 1x1, 1000 channels": _conv("NHWC", 13, 32, 1000, 1),
+    "conv 7x7, strided": _conv("NHWC", 56, 3, 64, 7, strides=2),
+    "conv 1x1, grouped": _conv("NHWC", 28, 136, 136, 1, groups=4),
+    "depthwise": _conv("NHWC", 28, 40, 40, 3, groups=40),
+    "depthwise, strided": _conv("NHWC", 28, 40, 40, 5, groups=40, strides=2),
+    "conv 3x3, channels first": _conv("NCHW", 28, 32, 48, 3),
+    "conv 3x3, channels first, strided": _conv("NCHW", 28, 32, 48, 3, strides=2),
+    "depthwise, channels first": _conv("NCHW", 28, 40, 40, 3, groups=40),
+    "dense, one row": _dense(1, 256, 1000),
+    "dense": _dense(50, 192, 576),
+    "batched matmul": (_matmul, [(3, 50, 64), (3, 64, 50)]),
+}
+
+
+def _hashes() -> dict[str, str]:
+    found = {}
+    for cpu in ("znver5", "haswell"):
+        target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 1})
+        for name, (build, shapes) in KERNELS.items():
+            scheduled = schedule_module(fused_module(build, shapes), target, CpuScheduleRule())
+            (func,) = (f for _, f in scheduled.functions_items() if isinstance(f, tirx.PrimFunc))
+            found[f"{cpu}: {name}"] = hashlib.sha256(func.script().encode()).hexdigest()[:16]
+    return found
+
+
+def test_kernels_change_only_with_the_version():
+    record = json.loads(RECORD.read_text())
+    if record["rule_version"] != RULE_VERSION:
+        pytest.fail(f"record of version {record['rule_version']}, rule {RULE_VERSION}: write it")
+    found = _hashes()
+    changed = [name for name, value in found.items() if record["kernels"].get(name) != value]
+    assert not changed, f"schedules changed under RULE_VERSION {RULE_VERSION}: {changed}"
+    assert len(found) == len(record["kernels"]) == 26
+
+
+if __name__ == "__main__":
+    text = json.dumps({"rule_version": RULE_VERSION, "kernels": _hashes()}, indent=1)
+    RECORD.write_text(text + "\n")

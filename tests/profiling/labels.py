@@ -1,0 +1,75 @@
+"""Made-up measurements for the tests of store and data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_costmodel.graph import Operator, OpGraph, TensorType
+from tvm_costmodel.profiling.measurement import (
+    KernelTime,
+    Measurement,
+    Timing,
+    content_key,
+    measurement_key,
+)
+
+DEVICE = "cpu-test"
+PIPELINE = "pipeline-1"
+
+
+def relu_graph(size: int) -> OpGraph:
+    """One relu over ``[1, size]``."""
+    kind = TensorType((1, size), "float32")
+    return OpGraph(
+        (Operator("input", (), (kind,)), Operator("relu", ((0, 0),), (kind,))), ((1, 0),)
+    )
+
+
+def timing(latency_s: float, **changes: Any) -> Timing:
+    middle, slowest = float(f"{latency_s * 1.01:.5g}"), float(f"{latency_s * 1.02:.5g}")
+    values: dict[str, Any] = {
+        "latency_s": latency_s,
+        "quantiles": {"p10": latency_s, "p50": middle, "p90": slowest},
+        "repeats": (latency_s, middle, slowest),
+        "number": 10,
+        "wall_s": 0.2,
+        "cpu_s": 0.2,
+        "involuntary_switches": 1,
+        "reference_s": 0.0015,
+        "reference_after_s": 0.0016,
+        "noise": 0.01,
+    }
+    return Timing(**values | changes)
+
+
+def measurement(size: int = 4, **changes: Any) -> Measurement:
+    """A good label of a relu of ``size``, in a millisecond for each element."""
+    graph = relu_graph(size)
+    device = changes.get("device", DEVICE)
+    pipeline = changes.get("config_key", PIPELINE)
+    parameters = (((1, size), "float32"),)
+    kernel = KernelTime("relu", f"kernel{size}", 2, size * 4e-4, 0.02, None, parameters)
+    values: dict[str, Any] = {
+        "key": measurement_key(graph.hash, device, pipeline),
+        "graph_hash": graph.hash,
+        "graph": graph.to_json(),
+        "device": device,
+        "config_key": pipeline,
+        "pipeline": {"config": {"layout": "NHWC"}, "rule_version": 1},
+        "family": "relu",
+        "source": {"kind": "workload", "family": "relu", "params": {"size": size}},
+        "source_key": content_key("relu", size),
+        "status": "ok",
+        "timing": timing(size * 1e-3),
+        "kernels": (kernel,),
+        "environment_id": "env",
+        "created_at": f"2025-01-01T00:00:{size:02d}+00:00",
+        "seconds": {"build": 1.5},
+    }
+    return Measurement(**values | changes)
+
+
+def failure(size: int = 5, **changes: Any) -> Measurement:
+    """A build that failed."""
+    values = {"status": "build_failed", "error": "no", "timing": None, "kernels": ()}
+    return measurement(size, **values | changes)

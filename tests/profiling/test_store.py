@@ -1,0 +1,178 @@
+"""The store: one committed row for each measurement, and plain words about bad files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.profiling.labels import DEVICE, PIPELINE, failure, measurement, timing
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.profiling.schema import APPLICATION_ID, SCHEMA_VERSION
+from tvm_costmodel.profiling.store import Store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def test_a_row_comes_back_as_it_went_in(path: Path) -> None:
+    row = measurement(4)
+    with Store(path) as store:
+        store.put_measurement(row)
+    with Store(path, write=False) as store:
+        assert store.get(row.key) == row
+        assert store.find(row.graph_hash, DEVICE) == row
+        assert store.find(row.graph_hash, "another") is None
+        assert list(store.measurements()) == [row]
+
+
+def test_failures_are_rows(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(failure(5))
+    assert store.count() == 0 and store.count(status=None) == 1
+    (row,) = store.measurements(status="build_failed")
+    assert (row.error, row.latency_s) == ("no", None)
+
+
+def test_the_same_key_is_replaced_not_doubled(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(failure(4))
+    store.put_measurement(measurement(4))
+    store.put_measurement(measurement(4, timing=timing(0.5)))
+    (row,) = store.measurements(status=None)
+    assert (row.status, row.latency_s) == ("ok", 0.5)
+
+
+def test_a_source_that_works_at_last_loses_its_failure(path: Path) -> None:
+    store = Store(path)
+    good = measurement(4)
+    store.put_measurement(failure(4, key="by-source", graph_hash="", graph=""))
+    store.put_measurement(good)
+    assert [row.key for row in store.measurements(status=None)] == [good.key]
+
+
+def test_reading_demands_one_pipeline(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(measurement(4))
+    assert store.require_one_pipeline(DEVICE) == (PIPELINE, 1)
+    store.put_measurement(measurement(4, config_key="pipeline-2"))
+    store.put_measurement(measurement(5, config_key="pipeline-2"))
+    with pytest.raises(StoreError) as caught:
+        store.require_one_pipeline(DEVICE)
+    assert "pipeline-2 (protocol 1): 2 labels, pipeline-1 (protocol 1): 1 labels" in str(
+        caught.value
+    )
+    with pytest.raises(StoreError, match=f"no labels for device 'none'; it has: {DEVICE}"):
+        store.require_one_pipeline("none")
+
+
+def test_stale_rows_are_those_of_older_versions_of_the_same_settings(path: Path) -> None:
+    store = Store(path)
+    now = {"config": {"layout": "NHWC", "new": 1}, "rule_version": 2}
+    other = {"config": {"layout": "NCHW"}, "rule_version": 2}
+    store.put_measurement(measurement(4))
+    store.put_measurement(measurement(5))
+    store.put_measurement(measurement(6, config_key="other", pipeline=other))
+    store.put_measurement(measurement(4, config_key="now", pipeline=now))
+    stale = store.stale(DEVICE, "now", now)
+    assert [source["params"]["size"] for _, source in stale] == [5]
+    assert store.delete_superseded(DEVICE, "now", now) == 1
+    assert sorted(row.config_key for row in store.measurements()) == ["now", "other", "pipeline-1"]
+
+
+def test_known_kernels_are_found_by_hash_device_and_pipeline(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(measurement(4))
+    assert store.known_kernels(DEVICE, PIPELINE, ["kernel4", "kernel5"]) == {"kernel4"}
+    assert store.known_kernels("another", PIPELINE, ["kernel4"]) == set()
+    kernel = store.kernel("kernel4", DEVICE, PIPELINE)
+    assert kernel is not None and (kernel.calls, kernel.latency_s) == (1, 16e-4)
+
+
+def test_reading_what_is_not_there_creates_nothing(path: Path) -> None:
+    with pytest.raises(StoreError, match="does not exist; make one with"):
+        Store(path, write=False)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", "newer than this version's.*pip install"),
+        (f"PRAGMA user_version = {SCHEMA_VERSION - 1}", "older than this version's.*import"),
+        ("PRAGMA application_id = 7", "SQLite file of another program"),
+    ],
+)
+def test_foreign_and_other_schemas_are_refused(path: Path, statement: str, words: str) -> None:
+    Store(path).close()
+    raw = sqlite3.connect(path)
+    raw.execute(statement)
+    raw.commit()
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=words):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_files_that_are_no_database(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b"not a database, whatever its name says" * 50)
+    with pytest.raises(StoreError, match="not a measurement store"):
+        Store(path)
+    with pytest.raises(StoreError, match="is a folder"):
+        Store(tmp_path)
+    with pytest.raises(StoreError, match="folder must exist and be writable"):
+        Store(tmp_path / "no" / "such" / "folder.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="writable"):
+        Store(tmp_path / "store.db")
+
+
+def test_read_only_store_refuses_rows(path: Path) -> None:
+    Store(path).close()
+    with pytest.raises(StoreError, match="readonly.*choose another path"):
+        Store(path, write=False).put_measurement(measurement(4))
+
+
+def test_full_disk_keeps_what_was_committed(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(measurement(4))
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    huge = {"kind": "workload", "noise": "".join(chr(65 + i % 26) for i in range(200_000))}
+    with pytest.raises(StoreError, match=r"full.*every row committed so far is kept") as caught:
+        store.put_measurement(measurement(5, source=huge))
+    assert caught.value.exit_code == 2
+    store.close()
+    assert [row.key for row in Store(path).measurements()] == [measurement(4).key]
+
+
+def test_two_writers_wait_for_each_other(path: Path) -> None:
+    one, two = Store(path), Store(path)
+    one.put_measurement(measurement(4))
+    two.put_measurement(measurement(5))
+    assert one.count() == two.count() == 2
+
+
+def test_summary_counts_by_pipeline(path: Path) -> None:
+    store = Store(path)
+    for row in (measurement(4), measurement(6), failure(5)):
+        store.put_measurement(row)
+    (held,) = store.summary()
+    assert dataclasses.astuple(held) == (DEVICE, PIPELINE, 1, 2, 1)
+
+
+def test_schema_identity_is_written(path: Path) -> None:
+    Store(path).close()
+    raw = sqlite3.connect(path)
+    assert raw.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+    assert raw.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID

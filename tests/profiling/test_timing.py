@@ -1,0 +1,140 @@
+"""Taking a label, against a made-up runner: what is quiet, what is taken again, what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.profiling.measurement import MeasurementConfig, measurement_key, quantile
+from tvm_costmodel.profiling.runners.runner import Sample
+from tvm_costmodel.profiling.timing import (
+    ReferenceHistory,
+    plan_repeats,
+    time_kernel,
+    time_network,
+)
+
+CONFIG = MeasurementConfig()
+
+
+class Script:
+    """A runner and network in one, whose samples follow a script."""
+
+    def __init__(self, samples: Sequence[Sample], references: Sequence[float] = ()) -> None:
+        self.samples = list(samples)
+        self.references = list(references)
+        self.calls: list[str] = []
+
+    def reference(self, number: int, repeat: int) -> Sample:
+        self.calls.append("A")
+        return Sample((self.references.pop(0) if self.references else 1e-3,), 0.01)
+
+    def network(self, number: int, repeat: int) -> Sample:
+        self.calls.append("estimate" if repeat == 1 else "B")
+        if repeat == 1:
+            return Sample((4e-3,), 0.004)
+        return self.samples.pop(0)
+
+    def kernel(self, name: str, parameters: Any, number: int, repeat: int) -> Sample:
+        self.calls.append(f"{name} {number}x{repeat}")
+        return Sample((1e-3,), 0.001) if repeat == 1 else self.samples.pop(0)
+
+
+def quiet(latency_s: float = 4e-3) -> Sample:
+    return Sample((latency_s * 1.01, latency_s, latency_s * 1.02), 0.1, 0.0995, 1)
+
+
+def take(script: Script, history: ReferenceHistory | None = None) -> Any:
+    return time_network(script, script, CONFIG, history or ReferenceHistory())  # type: ignore[arg-type]
+
+
+def test_a_quiet_label_is_taken_once_between_two_references() -> None:
+    script = Script([quiet()], [1.00e-3, 1.01e-3])
+    timing = take(script)
+    assert script.calls[-3:] == ["A", "B", "A"]
+    assert (timing.latency_s, timing.attempts, timing.quiet) == (4e-3, 1, True)
+    assert (timing.reference_s, timing.reference_after_s) == (1.00e-3, 1.01e-3)
+    assert timing.quantiles["p50"] == pytest.approx(4.04e-3)
+    assert timing.noise == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (Sample((4e-3, 5e-3, 6e-3), 0.1, 0.1, 0), "25.0% above their minimum"),
+        (Sample((4e-3, 4e-3, 4e-3), 0.1, 0.05, 0), "50.0% of the wall time"),
+        (Sample((4e-3, 4e-3, 4e-3), 0.1, 0.1, 90), "900 involuntary context switches a second"),
+    ],
+)
+def test_a_noisy_label_is_taken_again(bad: Sample, why: str) -> None:
+    timing = take(Script([bad, quiet()]))
+    assert (timing.attempts, timing.quiet, timing.latency_s) == (2, True, 4e-3)
+    timing = take(Script([bad, bad, bad]))
+    assert (timing.attempts, timing.quiet) == (3, False) and why in timing.why_noisy
+
+
+def test_a_slow_reference_takes_the_label_again() -> None:
+    script = Script([quiet(5e-3), quiet(4e-3)], [1e-3, 1.2e-3, 1e-3, 1e-3])
+    timing = take(script)
+    assert (timing.attempts, timing.latency_s) == (2, 4e-3)
+
+
+def test_a_machine_that_is_slow_before_and_after_is_known_by_its_history() -> None:
+    history = ReferenceHistory()
+    history.times_s.extend([1e-3] * 20)
+    timing = take(Script([quiet(5e-3), quiet(4e-3)], [1.5e-3, 1.5e-3, 1e-3, 1e-3]), history)
+    assert (timing.attempts, timing.latency_s) == (2, 4e-3)
+
+
+def test_the_fastest_of_noisy_attempts_is_kept_and_marked() -> None:
+    noisy = [Sample((t, t * 1.5, t * 2), 0.1, 0.1, 0) for t in (5e-3, 4e-3, 6e-3)]
+    timing = take(Script(noisy))
+    assert (timing.latency_s, timing.attempts, timing.quiet) == (4e-3, 3, False)
+
+
+def test_remote_samples_without_processor_time_are_judged_by_the_rest() -> None:
+    assert take(Script([Sample((4e-3, 4e-3, 4e-3), 0.1)])).quiet
+
+
+@pytest.mark.parametrize(
+    ("estimate_s", "expected"),
+    [(0.2e-3, (100, 10)), (4e-3, (5, 10)), (50e-3, (1, 5)), (0.2, (1, 3)), (3.0, (1, 3))],
+)
+def test_repeats_follow_the_latency(estimate_s: float, expected: tuple[int, int]) -> None:
+    assert plan_repeats(estimate_s, CONFIG) == expected
+
+
+def test_kernels_are_repeated_until_they_agree() -> None:
+    script = Script([Sample((1.0, 2.0, 3.0), 1.0), Sample((1.1, 1.1, 1.1), 1.0)])
+    assert time_kernel(script, "k", (), CONFIG) == (1.0, pytest.approx(0.0))  # type: ignore[arg-type]
+    assert script.calls == ["k 1x1", "k 3x3", "k 3x3"]
+
+
+def test_quantiles_are_interpolated() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0], 0.9) == pytest.approx(1.9)
+    assert quantile([7.0], 0.1) == 7.0
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="min_repeats=4, max_repeats=2"):
+        MeasurementConfig(min_repeats=4, max_repeats=2)
+    with pytest.raises(ConfigError, match="unknown measurement setting 'repeat'"):
+        MeasurementConfig.from_dict({"repeat": 3})
+    changed = dataclasses.replace(CONFIG, max_repeats=5)
+    assert MeasurementConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_keys_hold_everything_that_makes_a_label() -> None:
+    keys = {
+        measurement_key("g", "d", "p"),
+        measurement_key("h", "d", "p"),
+        measurement_key("g", "e", "p"),
+        measurement_key("g", "d", "q"),
+        measurement_key("g", "d", "p", 99),
+    }
+    assert len(keys) == 5

@@ -1,0 +1,16 @@
+"""A profiling run of tiny networks, for the test that kills it: ``tiny_run.py STORE COUNT``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from plain_compiler import TinySource  # type: ignore[import-not-found]
+
+    from tests.profiling.conftest import QUICK
+    from tvm_costmodel.profiling.profiler import Profiler
+
+    profiler = Profiler("cpu", sys.argv[1], QUICK, compiler="plain_compiler", progress=False)
+    profiler.run([TinySource(channels) for channels in range(1, int(sys.argv[2]) + 1)])

@@ -1,0 +1,129 @@
+"""Removal of the transposes that layout conversion leaves behind.
+
+``ConvertLayout`` puts a transpose on each side of an operator it cannot convert. Element-wise
+operators do not care about layout, so transposes move down through them until they meet their
+inverse, or the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, GenericConst
+from tvm.relax import Expr, Var
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_costmodel.compilers.folding import constant, constant_value, operator_name
+
+_UNARY = frozenset(
+    f"relax.{name}"
+    for name in (
+        *("nn.relu", "nn.gelu", "nn.gelu_tanh", "nn.silu", "nn.leakyrelu", "sigmoid", "tanh"),
+        *("exp", "sqrt", "rsqrt", "abs", "negative", "erf", "log", "square", "astype"),
+    )
+)
+_BINARY = frozenset(
+    f"relax.{name}"
+    for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power")
+)
+
+Axes = tuple[int, ...]
+
+
+@mutator
+class TransposeSinker(PyExprMutator):
+    """Moves transposes down through element-wise operators and cancels them."""
+
+    def visit_call_(self, call: Call) -> Expr:
+        """Rewrites one call whose arguments have been rewritten."""
+        call = self.visit_expr_post_order(call)
+        name = operator_name(call)
+        if name == "relax.permute_dims":
+            return self._permuted(call.args[0], _axes(call), call)
+        if name in _UNARY:
+            found = self._source(call.args[0])
+            if found is None:
+                return call
+            source, axes = found
+            inner = Call(call.op, [source, *call.args[1:]], call.attrs, call.ty_args)
+            return relax.op.permute_dims(self.builder_.emit(inner), list(axes))
+        if name in _BINARY:
+            return self._binary(call)
+        if name == "relax.reshape":
+            return self._reshaped(call)
+        return call
+
+    def _source(self, expr: Expr) -> tuple[Expr, Axes] | None:
+        """What a transposed variable is the transpose of, and its axes."""
+        while isinstance(expr, Var):
+            bound = self.lookup_binding(expr)
+            if not isinstance(bound, Call | Var):
+                return None
+            expr = bound
+        if operator_name(expr) != "relax.permute_dims":
+            return None
+        return expr.args[0], _axes(expr)
+
+    def _permuted(self, x: Expr, axes: Axes, call: Call) -> Expr:
+        found = self._source(x)
+        if found is not None:
+            x, first = found
+            axes = tuple(first[axis] for axis in axes)
+        if axes == tuple(range(len(axes))):
+            return x
+        shape = x.ty.shape
+        if not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape):
+            return call if found is None else relax.op.permute_dims(x, list(axes))
+        moved = [axis for axis in axes if int(shape[axis]) != 1]
+        if moved == sorted(moved):
+            return relax.op.reshape(x, [int(shape[axis]) for axis in axes])
+        return call if found is None else relax.op.permute_dims(x, list(axes))
+
+    def _binary(self, call: Call) -> Expr:
+        sources = [self._source(arg) for arg in call.args]
+        axes = next((found[1] for found in sources if found is not None), None)
+        if axes is None:
+            return call
+        args = []
+        for arg, found in zip(call.args, sources, strict=True):
+            if found is not None and found[1] == axes:
+                args.append(found[0])
+            elif isinstance(arg, GenericConst):
+                args.append(_unpermuted(arg, axes))
+            else:
+                return call
+        if len(axes) != call.ty.ndim or any(arg is None for arg in args):
+            return call
+        inner = self.builder_.emit(Call(call.op, args, call.attrs, call.ty_args))
+        return relax.op.permute_dims(inner, list(axes))
+
+    def _reshaped(self, call: Call) -> Expr:
+        """Merges a reshape into the one before it."""
+        expr = call.args[0]
+        while isinstance(expr, Var):
+            expr = self.lookup_binding(expr)
+        if operator_name(expr) != "relax.reshape":
+            return call
+        return Call(call.op, [expr.args[0], call.args[1]], call.attrs, call.ty_args)
+
+
+def _axes(call: Call) -> Axes:
+    axes = call.attrs.axes
+    if axes is None:
+        return tuple(reversed(range(call.ty.ndim)))
+    rank = len(axes)
+    return tuple(int(axis) % rank for axis in axes)
+
+
+def _unpermuted(expr: GenericConst, axes: Sequence[int]) -> Expr | None:
+    """A broadcast constant as the operator's source layout sees it."""
+    values = constant_value(expr)
+    if values.ndim == 0:
+        return expr
+    if values.ndim > len(axes):
+        return None
+    full = values.reshape((1,) * (len(axes) - values.ndim) + values.shape)
+    return constant(np.transpose(full, np.argsort(axes)))
