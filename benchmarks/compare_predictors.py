@@ -14,18 +14,18 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tvm_costmodel.cli.compare import comparison_table
 from tvm_costmodel.profiling.environment import describe, machine_facts
-from tvm_costmodel.training.comparison import SPLITS, Row, compare, default_build
+from tvm_costmodel.training.comparison import SPLITS, Row, compare
 from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.training.registry import build_regressor
 from tvm_costmodel.training.regressor import Regressor
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-NETWORKS = ("nar_former_v2",)
+NETWORKS = ("nar_former_v2", "nar_former_v2_published")
 
 
 def verdict(rows: list[Row], split: str) -> str:
@@ -60,12 +60,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
 
     def build(name: str, seed: int) -> Regressor:
-        regressor: Any = default_build(name, seed)
-        if name == "nar_former_v2" and args.epochs:
-            from dataclasses import replace
-
-            regressor.training = replace(regressor.training, epochs=args.epochs)
-        return regressor
+        changes = {"epochs": args.epochs} if name in NETWORKS and args.epochs else {}
+        return build_regressor(name, seed, changes)
 
     labels = LabelledGraphs.from_file(args.labels, args.device)
     families = args.families.split(",") if args.families else None

@@ -2,7 +2,7 @@
 
 The file is ``.jsonl.xz``: JSON Lines, compressed. Its first line is a header (format, device,
 pipeline, protocol, environments, note on noise, counts), then follows a line for each kernel and
-for each network. Equal stores give equal bytes.
+for each network, which names its kernels by their number. Equal stores give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import lzma
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,9 @@ def export_dataset(
     chosen = _select(store, device, pipeline_key)
     kernels = {k.hash: k for row in chosen.rows for k in row.kernels}
     header = _header(store, chosen)
-    lines = [header, *(_kernel_line(kernels[h]) for h in sorted(kernels))]
-    lines += [_network_line(row) for row in chosen.rows]
+    order = {h: number for number, h in enumerate(sorted(kernels))}
+    lines = [header, *(_kernel_line(kernels[h]) for h in order)]
+    lines += [_network_line(row, order) for row in chosen.rows]
     text = "".join(dumps(line) + "\n" for line in lines)
     packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
     try:
@@ -165,12 +166,11 @@ def import_dataset(store: Store, path: str | Path) -> int:
     header = next(lines)
     for environment_id, facts in header["environments"].items():
         store.put_environment(environment_id, facts)
-    kernels: dict[str, KernelTime] = {}
+    kernels: list[KernelTime] = []
     added = 0
     for line in lines:
         if "kernel" in line:
-            kernel = _kernel_from(line)
-            kernels[kernel.hash] = kernel
+            kernels.append(_kernel_from(line))
             continue
         row = _measurement_from(line, header, kernels)
         if store.status(row.key) is None:
@@ -282,7 +282,8 @@ def _kernel_line(kernel: KernelTime) -> dict[str, Any]:
     record = asdict(kernel)
     record["kernel"] = record.pop("hash")
     record.pop("calls")
-    return _short(record)
+    latency_s, noise = float(f"{kernel.latency_s:.6g}"), round(kernel.noise, 4)
+    return record | {"latency_s": latency_s, "noise": noise}
 
 
 def _kernel_from(line: Mapping[str, Any]) -> KernelTime:
@@ -291,7 +292,7 @@ def _kernel_from(line: Mapping[str, Any]) -> KernelTime:
     return KernelTime(hash=line["kernel"], calls=1, parameters=parameters, **record)
 
 
-def _network_line(row: Measurement) -> dict[str, Any]:
+def _network_line(row: Measurement, order: Mapping[str, int]) -> dict[str, Any]:
     return {
         "graph_hash": row.graph_hash,
         "graph": json.loads(row.graph) if row.graph else None,
@@ -301,7 +302,7 @@ def _network_line(row: Measurement) -> dict[str, Any]:
         "status": row.status,
         "error": row.error,
         "timing": _short(asdict(row.timing)) if row.timing else None,
-        "kernels": [[k.name, k.hash, k.calls] for k in row.kernels],
+        "kernels": [[k.name, order[k.hash], k.calls] for k in row.kernels],
         "unscheduled": list(row.unscheduled),
         "environment": row.environment_id,
         "created_at": row.created_at,
@@ -310,18 +311,17 @@ def _network_line(row: Measurement) -> dict[str, Any]:
 
 
 def _measurement_from(
-    line: Mapping[str, Any], header: Mapping[str, Any], kernels: Mapping[str, KernelTime]
+    line: Mapping[str, Any], header: Mapping[str, Any], kernels: Sequence[KernelTime]
 ) -> Measurement:
     place = line["graph_hash"] or line["source_key"]
     timing = timing_from_dict(line["timing"]) if line["timing"] else None
     used = []
-    for name, kernel_hash, calls in line["kernels"]:
-        known = asdict(kernels[kernel_hash]) | {"name": name, "calls": calls}
-        used.append(KernelTime(**known))
+    for name, number, calls in line["kernels"]:
+        used.append(replace(kernels[number], name=name, calls=calls))
     return Measurement(
         key=measurement_key(place, header["device"], header["pipeline_key"], header["protocol"]),
         graph_hash=line["graph_hash"],
-        graph=_graph_json(line["graph"]),
+        graph=dumps(line["graph"]) if line["graph"] else "",
         device=header["device"],
         config_key=header["pipeline_key"],
         pipeline=header["pipeline"],
@@ -338,10 +338,6 @@ def _measurement_from(
         created_at=line["created_at"],
         seconds=line["seconds"],
     )
-
-
-def _graph_json(graph: Any) -> str:
-    return OpGraph.from_json(json.dumps(graph)).to_json() if graph else ""
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -371,12 +367,11 @@ def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> Labe
     for name, wanted in (("device", device), ("pipeline_key", pipeline_key)):
         if wanted is not None and wanted != header[name]:
             raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {wanted!r}")
-    kernels: dict[str, KernelTime] = {}
+    kernels: list[KernelTime] = []
     rows = []
     for line in lines:
         if "kernel" in line:
-            kernel = _kernel_from(line)
-            kernels[kernel.hash] = kernel
+            kernels.append(_kernel_from(line))
         else:
             rows.append(_measurement_from(line, header, kernels))
     return _label_set(header, rows)

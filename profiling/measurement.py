@@ -20,8 +20,9 @@ from typing import Any
 
 from tvm_costmodel.errors import ConfigError
 
-PROTOCOL_VERSION = 2
-"""Raised when the way a latency is taken changes: labels of two versions are never mixed."""
+PROTOCOL_VERSION = 1
+"""Raised when what a label means changes: labels of two versions are never mixed. More repeats,
+visits or other limits of what is noisy make a label better without changing its meaning."""
 
 STATUSES = (
     "ok",

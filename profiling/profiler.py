@@ -23,9 +23,9 @@ from tvm_costmodel.profiling.measurement import (
     measurement_key,
 )
 from tvm_costmodel.profiling.rows import timing_from_dict
-from tvm_costmodel.profiling.sources import Source, source_from_dict
+from tvm_costmodel.profiling.sources import FileSource, Source, source_from_dict
 from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure
+from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure, error_type
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ class Profiler:
 
         Raises:
             StoreError: The store cannot be written (the disk is full, for instance).
-            CostModelError: No worker can be started on the device.
+            CostModelError: No worker can be started on the device, the board went away, or a
+                `FileSource` names a file that is not a model. What was measured before is kept.
         """
         begin = time.monotonic()
         deadline = begin + minutes * 60 if minutes is not None else float("inf")
@@ -271,8 +272,11 @@ class Profiler:
             row = self._measure(row, built["kernels"], seconds, remeasure)
             self._worker.request("forget", limits.run_timeout_s)
         except WorkerFailure as failure:
-            if failure.raised == DeviceError.__name__:  # the board's fault, not the network's
+            fault = error_type(failure.raised)
+            if fault is DeviceError:  # the board's fault, not the network's
                 raise DeviceError(str(failure)) from failure
+            if stage == "source" and isinstance(source, FileSource) and fault is not None:
+                raise fault(str(failure)) from failure  # a bad file is its giver's to mend
             row = replace(row, status=_status(stage, failure.kind), error=str(failure))
         return replace(row, seconds=seconds), None
 

@@ -115,7 +115,7 @@ def kernel_time(row: sqlite3.Row, calls: int, name: str | None = None) -> Kernel
 
 
 def timing_from_dict(record: Mapping[str, Any]) -> Timing:
-    """Rebuilds a Timing from its JSON values; those of protocol 1 had no visits."""
+    """Rebuilds a Timing from its JSON values; a row of a single visit may not list it."""
     known = {name: record[name] for name in _TIMING_FIELDS if name in record}
     known["repeats"] = tuple(record["repeats"])
     known["visits"] = tuple((low, reference) for low, reference in record.get("visits", ()))

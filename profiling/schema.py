@@ -127,7 +127,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, write: bool) -> None:
         raise StoreError(
             f"store {path} has schema {version}, older than this version's {SCHEMA_VERSION}: "
             "export it with the version that wrote it and import that file into a new store "
-            "(`python scripts/profile_device.py --import FILE.jsonl.xz --store NEW.db`)"
+            "(`tvm-costmodel profile --import FILE.jsonl.xz --store NEW.db`)"
         )
 
 

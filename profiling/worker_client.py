@@ -96,9 +96,7 @@ class Worker:
             self.greeting = self.request("start", _START_TIMEOUT_S, **self._start_request)
         except WorkerFailure as failure:
             self.stop()
-            kind = getattr(errors, failure.raised, MeasurementError)
-            if not (isinstance(kind, type) and issubclass(kind, CostModelError)):
-                kind = MeasurementError
+            kind = error_type(failure.raised) or MeasurementError
             raise kind(f"the measuring worker did not start: {failure}") from failure
         return self.greeting
 
@@ -187,6 +185,12 @@ class Worker:
         self._stderr.seek(begin)
         printed = _worth_telling(self._stderr.read().decode(errors="replace"))
         return f"{ended}: {printed}" if printed else ended
+
+
+def error_type(name: str) -> type[CostModelError] | None:
+    """The package's error of that name; None when it is no error of the package."""
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, CostModelError) else None
 
 
 def _worth_telling(text: str) -> str:

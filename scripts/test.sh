@@ -6,5 +6,5 @@ python=$(bash scripts/environment.sh | tail -n 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-"$python" -m mypy
+PYTHON=$("$python" -c "import sys; print(sys.executable)") bash scripts/typecheck.sh
 exec "$python" -m pytest "$@"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError, DeviceError, MeasurementError
+from tvm_costmodel.errors import ConfigError, CostModelError, DeviceError, MeasurementError
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import random_array
 from tvm_costmodel.profiling.runners.local import finite
@@ -88,11 +88,11 @@ class RpcRunner:
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
         """Names the board and the remedy in whatever goes wrong on it."""
-        import tvm
-
         try:
             yield
-        except (tvm.error.TVMError, OSError, RuntimeError) as error:
+        except CostModelError:
+            raise
+        except Exception as error:  # TVM raises many kinds, with no common root
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise MeasurementError(
                 f"{doing} on {self._device.key!r} failed: {last[0][:300]}; a session lasts "

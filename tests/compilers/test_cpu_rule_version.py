@@ -54,6 +54,14 @@ def _matmul(builder, x, y):
     return op.matmul(x, y)
 
 
+def _one(build, *shape):
+    return (lambda builder, x: build(x)), [shape]
+
+
+def _max_pool(layout, **attrs):
+    return lambda x: nn.max_pool2d(x, (3, 3), layout=layout, **attrs)
+
+
 KERNELS = {
     "conv 3x3": _conv("NHWC", 28, 64, 96, 3),
     "conv 1x1": _conv("NHWC", 14, 64, 256, 1),
@@ -68,6 +76,15 @@ KERNELS = {
     "dense, one row": _dense(1, 256, 1000),
     "dense": _dense(50, 192, 576),
     "batched matmul": (_matmul, [(3, 50, 64), (3, 64, 50)]),
+    "max pool": _one(_max_pool("NHWC", strides=2, padding=1), 1, 29, 27, 72),
+    "max pool, channels first": _one(_max_pool("NCHW", strides=2, padding=1), 1, 24, 29, 27),
+    "mean": _one(lambda x: op.mean(x, [1, 2]), 1, 13, 13, 1000),
+    "mean, channels first": _one(lambda x: op.mean(x, [2, 3]), 1, 40, 7, 7),
+    "softmax": _one(lambda x: nn.softmax(x, -1), 12, 197),
+    "layer norm": _one(lambda x: nn.layer_norm(x, weights(200), weights(200), -1), 50, 200),
+    "gelu": _one(nn.gelu, 50, 333),
+    "concatenation": (lambda builder, x, y: op.concat([x, y], -1), [(1, 7, 7, 40), (1, 7, 7, 27)]),
+    "transpose": _one(lambda x: op.permute_dims(x, [0, 2, 3, 1]), 1, 40, 28, 28),
 }
 
 
@@ -89,7 +106,7 @@ def test_kernels_change_only_with_the_version():
     found = _hashes()
     changed = [name for name, value in found.items() if record["kernels"].get(name) != value]
     assert not changed, f"schedules changed under RULE_VERSION {RULE_VERSION}: {changed}"
-    assert len(found) == len(record["kernels"]) == 26
+    assert len(found) == len(record["kernels"]) == 44
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def timing(latency_s: float, **changes: Any) -> Timing:
     middle, slowest = float(f"{latency_s * 1.01:.5g}"), float(f"{latency_s * 1.02:.5g}")
     values: dict[str, Any] = {
         "latency_s": latency_s,
+        "relative": latency_s / 0.0015,
         "quantiles": {"p10": latency_s, "p50": middle, "p90": slowest},
         "repeats": (latency_s, middle, slowest),
         "number": 10,
@@ -36,7 +37,7 @@ def timing(latency_s: float, **changes: Any) -> Timing:
         "cpu_s": 0.2,
         "involuntary_switches": 1,
         "reference_s": 0.0015,
-        "reference_after_s": 0.0016,
+        "visits": ((latency_s, 0.0015),),
         "noise": 0.01,
     }
     return Timing(**values | changes)
@@ -48,7 +49,8 @@ def measurement(size: int = 4, **changes: Any) -> Measurement:
     device = changes.get("device", DEVICE)
     pipeline = changes.get("config_key", PIPELINE)
     parameters = (((1, size), "float32"),)
-    kernel = KernelTime("relu", f"kernel{size}", 2, size * 4e-4, 0.02, None, parameters)
+    seconds = float(f"{size * 4e-4:.6g}")
+    kernel = KernelTime("relu", f"kernel{size}", 2, seconds, 0.02, None, parameters)
     values: dict[str, Any] = {
         "key": measurement_key(graph.hash, device, pipeline),
         "graph_hash": graph.hash,

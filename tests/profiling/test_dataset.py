@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.profiling.labels import DEVICE, failure, measurement
+from tests.profiling.labels import DEVICE, failure, measurement, timing
 from tvm_costmodel.errors import StoreError
 from tvm_costmodel.profiling.dataset import export_dataset, import_dataset, read_labels
 from tvm_costmodel.profiling.store import Store
@@ -36,7 +36,8 @@ def test_store_and_file_give_the_same_labels(store: Store, tmp_path: Path) -> No
     assert from_store.device == DEVICE and len(from_store) == 2
     assert from_store.environments == {"env": {"cpu": {"model name": "Test 1"}}}
     by_size = {record.source["params"]["size"]: record for record in from_store.records}
-    assert by_size[4].latency_s == 4e-3 and by_size[4].graph.operators[1].op == "relu"
+    assert by_size[4].measured_s == by_size[4].latency_s == 4e-3
+    assert by_size[4].graph.operators[1].op == "relu"
     assert by_size[4].kernels[0].calls == 2
 
 
@@ -62,6 +63,19 @@ def test_bytes_do_not_depend_on_the_order_of_measuring(store: Store, tmp_path: P
     export_dataset(store, tmp_path / "a.jsonl.xz")
     export_dataset(other, tmp_path / "b.jsonl.xz")
     assert (tmp_path / "a.jsonl.xz").read_bytes() == (tmp_path / "b.jsonl.xz").read_bytes()
+
+
+def test_labels_are_put_to_the_usual_speed_of_the_machine(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    for size, slow in ((4, 1.0), (5, 1.0), (6, 1.25)):
+        seconds = size * 1e-3 * slow
+        taken = timing(seconds, reference_s=1e-3 * slow, relative=float(size))
+        store.put_measurement(measurement(size, timing=taken))
+    labels = read_labels(store.path)
+    assert labels.reference_s == 1e-3
+    by_size = {record.source["params"]["size"]: record for record in labels.records}
+    assert (by_size[6].measured_s, by_size[6].latency_s) == (7.5e-3, 6e-3)
+    assert (by_size[4].measured_s, by_size[4].latency_s) == (4e-3, 4e-3)
 
 
 def test_several_devices_or_pipelines_must_be_named(store: Store) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.profiling.conftest import QUICK
 from tests.profiling.labels import timing
-from tvm_costmodel.errors import MissingDependencyError, StoreError
+from tvm_costmodel.errors import MissingDependencyError, ModelFileError, StoreError
 from tvm_costmodel.profiling.profiler import Profiler
-from tvm_costmodel.profiling.sources import WorkloadSource
+from tvm_costmodel.profiling.sources import FileSource, WorkloadSource
 from tvm_costmodel.profiling.store import Store
 
 Make = Callable[..., Profiler]
@@ -34,7 +34,7 @@ def test_measures_once_then_reuses(profiler: Make) -> None:
     assert row.timing is not None and 1e-7 < row.timing.latency_s < 1e-2
     assert row.timing.latency_s == min(row.timing.repeats)
     assert row.timing.cpu_s is not None and row.timing.cpu_s > 0
-    assert 1e-4 < row.timing.reference_s < 1.0
+    assert 1e-4 < row.timing.reference_s < 1.0 and len(row.timing.visits) == 2
     assert row.kernels[0].latency_s > 0 and row.kernels[0].calls == 1
     assert row.kernels[0].parameters[-1] == ((1, 4, 8, 8), "float32")
     facts = made.store.environments()[row.environment_id]
@@ -150,6 +150,15 @@ def test_interrupt_keeps_what_was_measured(profiler: Make) -> None:
 def test_worker_without_a_compiler_says_what_to_install(profiler: Make) -> None:
     with pytest.raises(MissingDependencyError, match="pip install"):
         profiler(compiler="no_such_compiler").run(tiny(2))
+
+
+def test_a_bad_model_file_is_told_at_once(profiler: Make, tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a model")
+    made = profiler()
+    with pytest.raises(ModelFileError, match="broken.onnx"):
+        made.run([*tiny(2), FileSource(str(path))])
+    assert made.store.count() == made.store.count(status=None) == 1
 
 
 def test_full_disk_is_told_and_nothing_is_half_written(profiler: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.profiling.conftest import QUICK
 from tests.profiling.test_profiler import tiny
 from tvm_costmodel.errors import ConfigError, DeviceError
 from tvm_costmodel.profiling.devices import resolve_device
@@ -83,6 +85,18 @@ def test_networks_and_kernels_are_timed_on_the_board(
     facts = made.store.environments()[rows[0].environment_id]
     assert facts["runner"] == "rpc" and facts["key"] == KEY
     assert profiler(device=device).run(tiny(4, 8)).reused == 2
+
+
+def test_a_session_that_times_out_is_a_row_that_says_so(
+    tracker: str, profiler: Callable[..., Profiler]
+) -> None:
+    device = resolve_device("cpu").with_tracker(tracker, KEY)
+    device = dataclasses.replace(device, session_timeout_s=3)
+    slow = dataclasses.replace(QUICK, min_repeat_ms=100.0, min_repeats=3000, max_repeats=3000)
+    made = profiler(device=device, measurement=slow)
+    assert made.run(tiny(4)).failed == 1
+    (row,) = made.store.measurements(status="run_failed")
+    assert "a session lasts 3 s" in row.error and "query_rpc_tracker" in row.error, row.error
 
 
 def test_unknown_key_lists_the_boards(tracker: str, profiler: Callable[..., Profiler]) -> None:

@@ -13,9 +13,11 @@ from tvm_costmodel.profiling.measurement import MeasurementConfig, measurement_k
 from tvm_costmodel.profiling.runners.runner import Sample
 from tvm_costmodel.profiling.timing import (
     ReferenceHistory,
+    Visit,
+    combine,
     plan_repeats,
     time_kernel,
-    time_network,
+    visit,
 )
 
 CONFIG = MeasurementConfig()
@@ -24,7 +26,13 @@ CONFIG = MeasurementConfig()
 class Script:
     """A runner and network in one, whose samples follow a script."""
 
-    def __init__(self, samples: Sequence[Sample], references: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        references: Sequence[float] = (),
+        estimate_s: float = 4e-3,
+    ) -> None:
+        self.estimate_s = estimate_s
         self.samples = list(samples)
         self.references = list(references)
         self.calls: list[str] = []
@@ -36,7 +44,7 @@ class Script:
     def network(self, number: int, repeat: int) -> Sample:
         self.calls.append("estimate" if repeat == 1 else "B")
         if repeat == 1:
-            return Sample((4e-3,), 0.004)
+            return Sample((self.estimate_s,), self.estimate_s)
         return self.samples.pop(0)
 
     def kernel(self, name: str, parameters: Any, number: int, repeat: int) -> Sample:
@@ -48,18 +56,16 @@ def quiet(latency_s: float = 4e-3) -> Sample:
     return Sample((latency_s * 1.01, latency_s, latency_s * 1.02), 0.1, 0.0995, 1)
 
 
-def take(script: Script, history: ReferenceHistory | None = None) -> Any:
-    return time_network(script, script, CONFIG, history or ReferenceHistory())  # type: ignore[arg-type]
+def take(script: Script, history: ReferenceHistory | None = None) -> Visit:
+    return visit(script, script, (5, 3), CONFIG, history or ReferenceHistory())  # type: ignore[arg-type]
 
 
-def test_a_quiet_label_is_taken_once_between_two_references() -> None:
-    script = Script([quiet()], [1.00e-3, 1.01e-3])
-    timing = take(script)
-    assert script.calls[-3:] == ["A", "B", "A"]
-    assert (timing.latency_s, timing.attempts, timing.quiet) == (4e-3, 1, True)
-    assert (timing.reference_s, timing.reference_after_s) == (1.00e-3, 1.01e-3)
-    assert timing.quantiles["p50"] == pytest.approx(4.04e-3)
-    assert timing.noise == pytest.approx(0.01)
+def test_a_quiet_visit_is_made_once_between_two_references() -> None:
+    script = Script([quiet()], [1.01e-3, 1.00e-3])
+    made = take(script)
+    assert script.calls == ["A", "B", "A"]
+    assert (made.latency_s, made.reference_s, made.attempts) == (4e-3, 1.00e-3, 1)
+    assert made.noise == pytest.approx(0.01) and not made.why_noisy
 
 
 @pytest.mark.parametrize(
@@ -70,42 +76,54 @@ def test_a_quiet_label_is_taken_once_between_two_references() -> None:
         (Sample((4e-3, 4e-3, 4e-3), 0.1, 0.1, 90), "900 involuntary context switches a second"),
     ],
 )
-def test_a_noisy_label_is_taken_again(bad: Sample, why: str) -> None:
-    timing = take(Script([bad, quiet()]))
-    assert (timing.attempts, timing.quiet, timing.latency_s) == (2, True, 4e-3)
-    timing = take(Script([bad, bad, bad]))
-    assert (timing.attempts, timing.quiet) == (3, False) and why in timing.why_noisy
+def test_a_noisy_visit_is_made_again(bad: Sample, why: str) -> None:
+    made = take(Script([bad, quiet()]))
+    assert (made.attempts, made.why_noisy, made.latency_s) == (2, "", 4e-3)
+    made = take(Script([bad, bad, bad]))
+    assert made.attempts == 3 and why in made.why_noisy
 
 
-def test_a_slow_reference_takes_the_label_again() -> None:
-    script = Script([quiet(5e-3), quiet(4e-3)], [1e-3, 1.2e-3, 1e-3, 1e-3])
-    timing = take(script)
-    assert (timing.attempts, timing.latency_s) == (2, 4e-3)
+def test_a_slow_reference_makes_the_visit_again() -> None:
+    made = take(Script([quiet(5e-3), quiet(4e-3)], [1e-3, 1.2e-3, 1e-3, 1e-3]))
+    assert (made.attempts, made.latency_s) == (2, 4e-3)
 
 
 def test_a_machine_that_is_slow_before_and_after_is_known_by_its_history() -> None:
     history = ReferenceHistory()
     history.times_s.extend([1e-3] * 20)
-    timing = take(Script([quiet(5e-3), quiet(4e-3)], [1.5e-3, 1.5e-3, 1e-3, 1e-3]), history)
-    assert (timing.attempts, timing.latency_s) == (2, 4e-3)
+    made = take(Script([quiet(5e-3), quiet(4e-3)], [1.5e-3, 1.5e-3, 1e-3, 1e-3]), history)
+    assert (made.attempts, made.latency_s) == (2, 4e-3)
 
 
 def test_the_fastest_of_noisy_attempts_is_kept_and_marked() -> None:
     noisy = [Sample((t, t * 1.5, t * 2), 0.1, 0.1, 0) for t in (5e-3, 4e-3, 6e-3)]
-    timing = take(Script(noisy))
-    assert (timing.latency_s, timing.attempts, timing.quiet) == (4e-3, 3, False)
+    made = take(Script(noisy))
+    assert (made.latency_s, made.attempts, bool(made.why_noisy)) == (4e-3, 3, True)
 
 
 def test_remote_samples_without_processor_time_are_judged_by_the_rest() -> None:
-    assert take(Script([Sample((4e-3, 4e-3, 4e-3), 0.1)])).quiet
+    assert not take(Script([Sample((4e-3, 4e-3, 4e-3), 0.1)])).why_noisy
+
+
+def test_visits_become_one_label() -> None:
+    fast, slow = Visit(quiet(4e-3), 1e-3), Visit(quiet(5e-3), 1.25e-3, 3, "the machine")
+    timing = combine([fast, slow], number=5)
+    assert (timing.latency_s, timing.number, len(timing.repeats)) == (4e-3, 5, 6)
+    assert timing.relative == pytest.approx(4.0), "the reference slowed down with the network"
+    assert timing.reference_s == pytest.approx(1.125e-3)
+    assert timing.visits == ((4e-3, 1e-3), (5e-3, 1.25e-3))
+    assert (timing.attempts, timing.quiet, timing.why_noisy) == (4, False, "the machine")
+    assert timing.cpu_s == pytest.approx(0.199) and timing.involuntary_switches == 2
+    remote = combine([Visit(Sample((1e-3,), 0.1), 1e-3)], number=1)
+    assert remote.cpu_s is None and remote.involuntary_switches is None
 
 
 @pytest.mark.parametrize(
     ("estimate_s", "expected"),
-    [(0.2e-3, (100, 10)), (4e-3, (5, 10)), (50e-3, (1, 5)), (0.2, (1, 3)), (3.0, (1, 3))],
+    [(0.5e-3, (40, 5)), (4e-3, (5, 5)), (30e-3, (1, 4)), (0.2, (1, 3)), (3.0, (1, 3))],
 )
 def test_repeats_follow_the_latency(estimate_s: float, expected: tuple[int, int]) -> None:
-    assert plan_repeats(estimate_s, CONFIG) == expected
+    assert plan_repeats(Script([], estimate_s=estimate_s), CONFIG) == expected  # type: ignore[arg-type]
 
 
 def test_kernels_are_repeated_until_they_agree() -> None:

@@ -195,7 +195,9 @@ def test_encoder() -> None:
     [
         ("bvlc_alexnet", "alexnet", {"local_norm": True, "softmax": True}),
         ("squeezenet", "squeezenet", {"kernel": 3, "pool_before": [2, 4], "softmax": True}),
-        ("vgg19", "vgg", {"depths": [2, 2, 4, 4, 4], "softmax": True}),
+        pytest.param(
+            *("vgg19", "vgg", {"depths": [2, 2, 4, 4, 4], "softmax": True}), marks=pytest.mark.slow
+        ),
         ("resnet50", "resnet_bottleneck", {"head": "window", "softmax": True}),
         ("densenet121", "densenet", {"norm": "scaled", "head": "mean-conv", "join": "last"}),
         ("inception_v2", "inception_v2", {"norm": "scaled", "head": "window", "softmax": True}),

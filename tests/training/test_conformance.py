@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.graphs import labelled_graphs, unknown_graph
 from tvm_costmodel.errors import CheckpointError, ConfigError, UnsupportedOperatorError
 from tvm_costmodel.predictor import Predictor, load_predictor
 from tvm_costmodel.training.checkpoint import CARD
-from tvm_costmodel.training.registry import REGISTRY
+from tvm_costmodel.training.registry import NETWORKS, REGISTRY
 from tvm_costmodel.training.regressor import Regressor
 
 GRAPHS, LATENCY = labelled_graphs(48)
@@ -21,13 +23,11 @@ NAMES = tuple(REGISTRY)
 
 
 def build(name: str) -> Regressor:
-    if name != "nar_former_v2":
+    if name not in NETWORKS:
         return REGISTRY[name]()
-    from tvm_costmodel.models.nar_former_v2 import NarFormerV2Config
-    from tvm_costmodel.training.loop import TrainingConfig
-    from tvm_costmodel.training.network import NarFormerV2Regressor
-
-    return NarFormerV2Regressor(TrainingConfig(epochs=2), NarFormerV2Config(channels=32, groups=4))
+    found: Any = REGISTRY[name]
+    sizes = {"channels": 32} if name == "nnlp" else {"channels": 32, "groups": 4}
+    return found(replace(found.recipe, epochs=2), found.config_class(**sizes))
 
 
 @pytest.fixture(scope="module", params=NAMES)

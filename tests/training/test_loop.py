@@ -130,7 +130,14 @@ def test_rate_rises_over_a_tenth_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"loss": "huber"}, {"epochs": 0}, {"warmup": 1.0}, {"learning_rate": 0.0}, {"patience": 0}],
+    [
+        {"loss": "huber"},
+        {"unit": "hours"},
+        {"epochs": 0},
+        {"warmup": 1.0},
+        {"learning_rate": 0.0},
+        {"patience": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict) -> None:
     with pytest.raises(ConfigError):
@@ -152,3 +159,16 @@ def test_best_constant_minimises_the_relative_loss() -> None:
     best = best_constant(latency)
     losses = [np.mean((best * factor / latency - 1) ** 2) for factor in (0.99, 1.0, 1.01)]
     assert losses[1] == min(losses)
+
+
+def test_units_change_what_the_network_learns_and_seconds_come_out() -> None:
+    for unit in ("ms", "power_law"):
+        regressor = NarFormerV2Regressor(TrainingConfig(epochs=1, unit=unit), SMALL)
+        regressor.fit(GRAPHS, LATENCY, (HELD, HELD_LATENCY))
+        train, held = (regressor._encode(GRAPHS, LATENCY), regressor._encode(HELD, HELD_LATENCY))
+        if unit == "ms":
+            np.testing.assert_allclose(train.labels, LATENCY * 1e3)
+        else:
+            assert abs(np.log(train.labels).mean()) < 1e-9  # what a least-squares fit leaves
+        seconds = loop.answers(regressor.network, held.tokens) * HELD_LATENCY / held.labels
+        np.testing.assert_allclose(regressor.predict(HELD), seconds, rtol=1e-6)

@@ -20,6 +20,7 @@ _BALANCES = (4.0, 16.0, 64.0)  # FLOPs per byte at which a machine turns from me
 
 FEATURE_NAMES: tuple[str, ...] = (
     *(f"{group}: {total}" for group in _GROUPS for total in _SUMS),
+    *(f"{group}: share of {total}" for group in _GROUPS for total in _SUMS),
     "log flops",
     "log bytes",
     "log weight bytes",
@@ -84,6 +85,7 @@ def _features(graph: OpGraph) -> list[float]:
     readers = np.bincount(graph.edges[:, 0], minlength=len(graph))
     return [
         *sums.reshape(-1),
+        *(sums / np.maximum(1.0, sums.sum(axis=0))).reshape(-1),
         *np.log1p(totals),
         _depth(graph),
         len(graph),

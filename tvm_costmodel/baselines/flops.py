@@ -35,12 +35,11 @@ class FlopsRegressor(Regressor):
         held: Sequence[OpGraph],
         held_latency_s: np.ndarray,
     ) -> None:
-        solution = np.linalg.lstsq(_columns(graphs), np.log(latency_s), rcond=None)
-        self.coefficients = solution[0]
+        self.coefficients = fit_power_law(graphs, latency_s)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         assert self.coefficients is not None
-        return np.exp(_columns(graphs) @ self.coefficients)
+        return np.exp(log_power_law(graphs, self.coefficients))
 
     def _is_fitted(self) -> bool:
         return self.coefficients is not None
@@ -63,6 +62,17 @@ class FlopsRegressor(Regressor):
         coefficients = json.loads((folder / WEIGHTS).read_text())["coefficients"]
         regressor.coefficients = np.array(coefficients, dtype=np.float64)
         return regressor
+
+
+def fit_power_law(graphs: Sequence[OpGraph], latency_s: np.ndarray) -> np.ndarray:
+    """Coefficients (a, b, c) of the least-squares power law, float64 [3]."""
+    solution = np.linalg.lstsq(_columns(graphs), np.log(latency_s), rcond=None)[0]
+    return np.asarray(solution, dtype=np.float64)
+
+
+def log_power_law(graphs: Sequence[OpGraph], coefficients: np.ndarray) -> np.ndarray:
+    """Log seconds of each network under a power law, float64 [G]."""
+    return np.asarray(_columns(graphs) @ coefficients, dtype=np.float64)
 
 
 def _columns(graphs: Sequence[OpGraph]) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_costmodel.cli.options import (
@@ -14,12 +16,14 @@ from tvm_costmodel.cli.options import (
     positive_int,
 )
 from tvm_costmodel.cli.output import Output, milliseconds, table
-from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.errors import ConfigError, ModelFileError
 
 if TYPE_CHECKING:
-    from tvm_costmodel.profiling.devices import Device
-    from tvm_costmodel.profiling.profiler import Profiler, ProfileSummary
+    from tvm_costmodel.profiling.profiler import ProfileSummary, SourceResult
     from tvm_costmodel.profiling.sources import Source
+    from tvm_costmodel.profiling.store import Store
+
+logger = logging.getLogger(__name__)
 
 HELP = "measure models or a suite of workloads; resumes where it stopped"
 DEFAULT_COUNT = 100
@@ -39,10 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which networks the suite draws")
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="stop after this time")
-    parser.add_argument(
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
         "--remeasure-stale",
         action="store_true",
         help="measure again what an older pipeline, schedule rule or protocol measured",
+    )
+    again.add_argument(
+        "--remeasure-noisy", action="store_true", help="measure again what never got quiet"
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="try networks again that failed before"
@@ -50,45 +58,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cores", metavar="C,C,...", help="cores to measure on (default: the last ones)"
     )
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of a network")
     parser.add_argument("--tracker", metavar="HOST:PORT", help="TVM RPC tracker of the board")
     parser.add_argument("--key", metavar="KEY", help="the board's key at the tracker")
+    parser.add_argument(
+        "--import", dest="labels", metavar="FILE", help="first add labels of a .jsonl.xz file"
+    )
+    parser.add_argument(
+        "--export", metavar="FILE", help="at the end, write the store's labels as .jsonl.xz"
+    )
 
 
 def run(args: argparse.Namespace) -> Output:
     """Measures; exit code 1 when nothing could be measured, 130 when interrupted."""
-    from tvm_costmodel.profiling.profiler import Profiler
+    from tvm_costmodel.profiling.dataset import export_dataset, import_dataset
+    from tvm_costmodel.profiling.store import Store
 
     sources = _sources(args)
+    if not (sources or args.remeasure_stale or args.remeasure_noisy or args.labels or args.export):
+        raise ConfigError("nothing to measure: give MODEL files, --suite NAME or --remeasure-stale")
+    with Store(args.store) as store:
+        if args.labels:
+            logger.info("added %d labels", import_dataset(store, args.labels))
+        summary = _measure(args, store, sources)
+        if args.export:
+            export_dataset(store, args.export, summary.device, summary.pipeline_key)
+    return _output(summary)
+
+
+def _measure(args: argparse.Namespace, store: Store, sources: Sequence[Source]) -> ProfileSummary:
+    from tvm_costmodel.profiling.devices import choose_device
+    from tvm_costmodel.profiling.profiler import Profiler
+
     profiler = Profiler(
-        _device(args),
-        args.store,
+        choose_device(args.device, args.tracker, args.key, args.threads),
+        store,
         cores=_cores(args.cores),
         retry_failed=args.retry_failed,
         progress=not args.quiet,
     )
-    summary = _run(profiler, args, sources)
-    return _output(summary)
-
-
-def _run(profiler: Profiler, args: argparse.Namespace, sources: Sequence[Source]) -> ProfileSummary:
     if args.remeasure_stale:
         return profiler.remeasure_stale(minutes=args.minutes)
+    if args.remeasure_noisy:
+        return profiler.remeasure_noisy(minutes=args.minutes)
     return profiler.run(sources, minutes=args.minutes)
 
 
-def _device(args: argparse.Namespace) -> Device:
-    from tvm_costmodel.profiling.devices import resolve_device
-
-    device = resolve_device(args.device)
-    if args.key and not args.tracker and device.runner == "local":
-        raise ConfigError("--key names a board at a tracker: give --tracker HOST:PORT as well")
-    return device.with_tracker(args.tracker, args.key) if args.tracker else device
-
-
 def _sources(args: argparse.Namespace) -> list[Source]:
-    from pathlib import Path
-
-    from tvm_costmodel.errors import ModelFileError
     from tvm_costmodel.profiling.sources import FileSource
     from tvm_costmodel.profiling.workloads import suite
 
@@ -99,8 +115,6 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     sources: list[Source] = [FileSource(path, shapes) for path in args.model]
     if args.suite:
         sources += suite(args.suite, args.count or DEFAULT_COUNT, args.seed)
-    if not sources and not args.remeasure_stale:
-        raise ConfigError("nothing to measure: give MODEL files, --suite NAME or --remeasure-stale")
     return sources
 
 
@@ -147,9 +161,8 @@ def _output(summary: ProfileSummary) -> Output:
     return Output(fields, text, _exit_code(summary))
 
 
-def _remark(result: object) -> str:
-    error = str(getattr(result, "error", ""))
-    return "stored" if getattr(result, "reused", False) and not error else error[:80]
+def _remark(result: SourceResult) -> str:
+    return result.error[:80] or ("stored" if result.reused else "")
 
 
 def _exit_code(summary: ProfileSummary) -> int:

@@ -133,9 +133,7 @@ def _parameters(func: tirx.PrimFunc) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple(found)
 
 
-def _schedule(
-    mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConfig
-) -> _Lowered:
+def _schedule(mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConfig) -> _Lowered:
     rule = CpuScheduleRule(config.rule)
     calls = _kernel_calls(mod)
     hashes = {name: _kernel_hash(mod[name]) for name in calls}

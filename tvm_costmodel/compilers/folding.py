@@ -8,6 +8,7 @@ here with NumPy instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tvm
@@ -19,25 +20,25 @@ from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visito
 _CHANNEL_AXIS = 1  # of NCHW, the layout in which scales are folded
 
 
-def _ints(values: object) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)  # type: ignore[attr-defined]
+def _ints(values: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
 
 
-def _permute(args: list, attrs: object) -> np.ndarray:
-    axes = attrs.axes  # type: ignore[attr-defined]
+def _permute(args: list, attrs: Any) -> np.ndarray:
+    axes = attrs.axes
     return np.transpose(args[0], None if axes is None else _ints(axes))
 
 
-def _expand(args: list, attrs: object) -> np.ndarray:
-    return np.expand_dims(args[0], _ints(attrs.axis))  # type: ignore[attr-defined]
+def _expand(args: list, attrs: Any) -> np.ndarray:
+    return np.expand_dims(args[0], _ints(attrs.axis))
 
 
-def _squeeze(args: list, attrs: object) -> np.ndarray:
-    axis = attrs.axis  # type: ignore[attr-defined]
+def _squeeze(args: list, attrs: Any) -> np.ndarray:
+    axis = attrs.axis
     return np.squeeze(args[0], None if axis is None else _ints(axis))
 
 
-_EVALUATORS: Mapping[str, Callable[[list, object], np.ndarray]] = {
+_EVALUATORS: Mapping[str, Callable[[list, Any], np.ndarray]] = {
     "relax.permute_dims": _permute,
     "relax.expand_dims": _expand,
     "relax.squeeze": _squeeze,
@@ -198,6 +199,8 @@ class ScaleFolder(_Folder):
         call = self.lookup_binding(source) if isinstance(source, Var) else source
         if operator_name(call) != "relax.nn.batch_norm" or item.index != 0:
             return item
+        if call.attrs.training:  # normalises by the batch's own statistics
+            return item
         statistics = [self.resolve(arg) for arg in call.args[1:]]
         if not all(isinstance(arg, GenericConst) for arg in statistics):
             return item
@@ -244,7 +247,7 @@ class ScaleFolder(_Folder):
         above = self.builder_.emit(relax.op.maximum(x, relax.const(values[0], dtype)))
         return relax.op.minimum(above, relax.const(values[1], dtype))
 
-    def _definition(self, expr: Expr) -> Expr | None:
+    def _definition(self, expr: Expr) -> Any:
         """The call that a variable read only once is bound to."""
         while isinstance(expr, Var):
             if self.uses.get(expr, 1) != 1:

@@ -1,4 +1,4 @@
-"""The Relax pipeline for CPUs: graph passes, fusion, schedules, lowering for the virtual machine."""
+"""The Relax pipeline for CPUs: graph passes, fusion, lowering for the virtual machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from tvm import relax
 from tvm.relax import transform
 
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
-from tvm_costmodel.compilers.folding import ConstantFolder, ScaleFolder, count_uses
+from tvm_costmodel.compilers.folding import (
+    ConstantFolder,
+    ScaleFolder,
+    count_uses,
+    operator_name,
+)
 from tvm_costmodel.compilers.layouts import TransposeSinker
 from tvm_costmodel.errors import BuildError, ConfigError
 
@@ -153,6 +158,26 @@ def fold_scales(into_convolutions: bool) -> tvm.transform.Pass:
     return _main_pass("FoldScales", rewrite)
 
 
+def decompose_for_inference() -> tvm.transform.Pass:
+    """``DecomposeOpsForInference``, except where a batch norm is meant to be in training."""
+    decompose = transform.DecomposeOpsForInference()
+
+    @tvm.transform.module_pass(opt_level=0, name="DecomposeForInference")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        found = []
+
+        def visit(expr: tvm.relax.Expr) -> None:
+            if operator_name(expr) == "relax.nn.batch_norm":
+                found.append(bool(expr.attrs.training))
+
+        for func in mod.functions.values():
+            if isinstance(func, relax.Function):
+                relax.analysis.post_order_visit(func, visit)
+        return mod if any(found) else decompose(mod)
+
+    return run
+
+
 def sink_transposes() -> tvm.transform.Pass:
     """A pass that moves transposes through element-wise operators, see ``layouts``."""
 
@@ -175,7 +200,7 @@ def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
         passes.append(
             transform.ConvertLayout({"relax.nn.conv2d": [config.layout, _LAYOUTS[config.layout]]})
         )
-    return [*passes, transform.DecomposeOpsForInference(), fold_constants(), sink_transposes()]
+    return [*passes, decompose_for_inference(), fold_constants(), sink_transposes()]
 
 
 def fusion_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:

@@ -27,26 +27,30 @@ class TokenizerConfig:
     Attributes:
         attributes: Attribute places per operator.
         dims: Output dimensions encoded per operator; further ones are dropped, absent ones are 0.
-        frequencies: Frequencies of a number's encoding; each gives a sine and a cosine.
+        frequencies: Frequencies of a number's encoding; each gives a sine and a cosine. 0 leaves
+            numbers as they are, one channel each.
         base: Frequency j is ``base ** (-j / frequencies)``.
-        static_unit: Unit of a graph's FLOPs, parameters and MACs; published: 10^9.
     """
 
     attributes: int = 8
     dims: int = 4
     frequencies: int = 5
     base: float = 10000.0
-    static_unit: float = 1e9
 
     @property
     def channels(self) -> int:
         """Channels of one token: one-hot, attributes, dimensions."""
-        return len(VOCABULARY) + (self.attributes + self.dims) * 2 * self.frequencies
+        return len(VOCABULARY) + (self.attributes + self.dims) * self.number_channels
 
     @property
     def static_channels(self) -> int:
         """Channels of the four encoded whole-graph numbers."""
-        return 4 * 2 * self.frequencies
+        return 4 * self.number_channels
+
+    @property
+    def number_channels(self) -> int:
+        """Channels of one encoded number."""
+        return max(1, 2 * self.frequencies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +88,11 @@ def encode_numbers(values: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         config: Frequencies.
 
     Returns:
-        float32 ``[..., 2 * frequencies]``, ordered sin f0, cos f0, sin f1, ...
+        float32 ``[..., 2 * frequencies]``, ordered sin f0, cos f0, sin f1, ...; ``[..., 1]``
+        without frequencies.
     """
+    if not config.frequencies:
+        return np.nan_to_num(values.astype(np.float32), nan=0.0)[..., None]
     exponents = np.arange(config.frequencies) / config.frequencies
     # float32 throughout: large values at frequency 1 depend on the precision of the product
     angles = values.astype(np.float32)[..., None] * (config.base**-exponents).astype(np.float32)
@@ -138,7 +145,7 @@ class Tokenizer:
             op_id=np.array(slots, dtype=np.int64),
             values=np.array(rows, dtype=np.float32),
             edges=np.unique(graph.edges, axis=0) if len(graph.edges) else graph.edges,
-            static=encode_numbers(_static_numbers(graph, config.static_unit), config).reshape(-1),
+            static=encode_numbers(_static_numbers(graph), config).reshape(-1),
             config=config,
         )
 
@@ -175,14 +182,12 @@ class Tokenizer:
         return tokenizer
 
 
-def _static_numbers(graph: OpGraph, unit: float) -> np.ndarray:
-    """float32 [4]: batch (first extent of the first input), FLOPs, parameters, MACs."""
+def _static_numbers(graph: OpGraph) -> np.ndarray:
+    """float32 [4]: batch (first extent of the first input), GFLOPs, Gparameters, GMACs."""
     first = graph.operators[graph.inputs[0]].outputs[0].shape if graph.inputs else ()
     parameters = sum(weight.elements for op in graph.operators for weight in op.weights)
     batch = first[0] if first else 1
-    return np.array(
-        [batch, graph.flops / unit, parameters / unit, graph.macs / unit], dtype=np.float32
-    )
+    return np.array([batch, graph.flops / 1e9, parameters / 1e9, graph.macs / 1e9], np.float32)
 
 
 Reader = Callable[[OpGraph, int], float]

@@ -1,4 +1,7 @@
-"""Trains a latency network: shuffled batches, warm-up, best epoch by validation, resume."""
+"""Trains a latency network: shuffled batches, warm-up, best epoch by validation, resume.
+
+Labels here are in the network's output unit (see `TrainingConfig.unit`), not in seconds.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,23 @@ from tvm_costmodel.training.metrics import mape
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "training.safetensors"
+UNITS = ("power_law", "ms")
 _PREDICT_OPERATORS = 3000  # operators per forward pass: enough to fill the cores, fits the cache
 _ROWS = 128  # batches are padded to a multiple of this many rows, single networks to an eighth
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained. The defaults are NAR-Former V2's published recipe.
+    """How a network is trained: NAR-Former V2's published recipe, but for `unit` and `clip`.
 
     Attributes:
         epochs: Passes over the training networks.
         batch_size: Networks per step.
         learning_rate: Peak rate of Adam.
         warmup: Share of all steps over which the rate rises linearly; it then falls linearly to 0.
+        unit: What the network's answer counts: ``power_law``, multiples of a power law in the
+            network's FLOPs and bytes that is fitted to the training labels first, or ``ms``,
+            milliseconds as published.
         loss: ``relative``, mean((p / y - 1)^2) as published, or ``log``.
         patience: Epochs without a better validation error after which training stops.
         seed: Of weights, shuffles and dropout.
@@ -57,6 +64,7 @@ class TrainingConfig:
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup: float = 0.1
+    unit: str = "power_law"
     loss: str = "relative"
     patience: int = 50
     seed: int = 0
@@ -64,8 +72,10 @@ class TrainingConfig:
     share: bool = True
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ConfigError(f"unknown loss {self.loss!r}; known: {', '.join(LOSSES)}")
+        for name, known in (("loss", tuple(LOSSES)), ("unit", UNITS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if self.epochs < 1 or self.batch_size < 1 or self.patience < 1:
             raise ConfigError(
                 f"epochs {self.epochs}, batch_size {self.batch_size} and patience {self.patience} "
@@ -94,17 +104,17 @@ class EncodedSet:
 
     Attributes:
         tokens: One per network.
-        latency_ms: float64 [G], measured milliseconds.
+        labels: float64 [G], measured latencies in the network's output unit.
     """
 
     tokens: Sequence[TokenArrays]
-    latency_ms: np.ndarray
+    labels: np.ndarray
 
 
 def forward(
     network: NarFormerV2, tokens: Sequence[TokenArrays], share: bool = True
 ) -> torch.Tensor:
-    """Milliseconds of one batch, [B], with gradients where they are on."""
+    """The network's answers for one batch, [B], with gradients where they are on."""
     device = next(network.parameters()).device
     multiple = _ROWS if len(tokens) > 1 else _ROWS // 8
     batch = merge(tokens, len(network.blocks), share, multiple)
@@ -120,8 +130,8 @@ def forward(
     return network.forward_merged(tensor(batch.features), hops, pool, tensor(batch.static))
 
 
-def predict_ms(network: NarFormerV2, tokens: Sequence[TokenArrays]) -> np.ndarray:
-    """Milliseconds of any number of networks, float64 [G]."""
+def answers(network: NarFormerV2, tokens: Sequence[TokenArrays]) -> np.ndarray:
+    """The network's answers for any number of graphs, float64 [G]."""
     network.eval()
     with torch.inference_mode(), fast_matmul():
         parts = [forward(network, part).cpu().numpy() for part in _parts(tokens)]
@@ -229,7 +239,7 @@ class Trainer:
                 f"the loss is {losses[-1]} in epoch {epoch + 1}: lower learning_rate "
                 f"(it is {config.learning_rate})"
             )
-        error = mape(predict_ms(self.network, self.validation.tokens), self.validation.latency_ms)
+        error = mape(answers(self.network, self.validation.tokens), self.validation.labels)
         self.progress.epoch = epoch + 1
         self.progress.history.append({"loss": float(np.mean(losses)), "validation_mape": error})
         logger.info("epoch %d: loss %.5f, validation %.2f %%", epoch + 1, np.mean(losses), error)
@@ -240,7 +250,7 @@ class Trainer:
     def _step(self, chosen: np.ndarray, step: int) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._rate(step)
-        measured = torch.from_numpy(self.train.latency_ms[chosen]).float()
+        measured = torch.from_numpy(self.train.labels[chosen]).float()
         predicted = forward(self.network, [self.train.tokens[i] for i in chosen], self.config.share)
         loss = LOSSES[self.config.loss](predicted, measured.to(predicted.device))
         self.optimizer.zero_grad(set_to_none=True)
@@ -265,7 +275,7 @@ class Trainer:
         digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
         digest.update(repr(self.network.config).encode())
         for side in (self.train, self.validation):
-            digest.update(side.latency_ms.tobytes())
+            digest.update(side.labels.tobytes())
             for graph in side.tokens:
                 for array in (graph.op_id, graph.values, graph.edges, graph.static):
                     digest.update(array.tobytes())

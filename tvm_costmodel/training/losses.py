@@ -22,3 +22,53 @@ def log_squared(predicted: Tensor, measured: Tensor) -> Tensor:
 
 LOSSES: Mapping[str, Loss] = {"relative": relative_squared, "log": log_squared}
 """Losses by the name that a training configuration gives."""
+
+
+def sequence_ranking(predicted: Tensor, measured: Tensor, order: Tensor) -> Tensor:
+    """L1 between the differences that a shuffle pairs up, which rewards right gaps and order.
+
+    ``mean_i |(p_i - p_o(i)) - (y_i - y_o(i))|``: NAR-Former (arXiv 2211.08024) and V2.
+
+    Args:
+        predicted: [B].
+        measured: [B].
+        order: int64 [B], a random permutation of the batch, such as ``torch.randperm(B)``.
+    """
+    gap = (predicted - predicted[order]) - (measured - measured[order])
+    return torch.mean(torch.abs(gap))
+
+
+def architecture_consistency(predicted: Tensor, copy: Tensor) -> Tensor:
+    """``mean |p - p'|`` between networks and copies of them with their operators reordered.
+
+    Args:
+        predicted: Predictions of the networks, [B].
+        copy: Predictions of their information-flow-consistent copies, [B].
+    """
+    return torch.mean(torch.abs(predicted - copy))
+
+
+def with_ranking_and_consistency(
+    base: Tensor,
+    predicted: Tensor,
+    measured: Tensor,
+    order: Tensor,
+    copy: Tensor | None = None,
+    ranking_weight: float = 0.1,
+    consistency_weight: float = 0.5,
+) -> Tensor:
+    """NAR-Former's loss on cells: a base loss, the ranking and, with copies, the consistency.
+
+    Args:
+        base: Mean squared error (NAR-Former) or `relative_squared` (V2), a scalar.
+        predicted: [B].
+        measured: [B].
+        order: int64 [B], a random permutation of the batch.
+        copy: Predictions of the copies, [B]; left out where the batch has none.
+        ranking_weight: Published: 0.1.
+        consistency_weight: Published: 0.5.
+    """
+    loss = base + ranking_weight * sequence_ranking(predicted, measured, order)
+    if copy is None:
+        return loss
+    return loss + consistency_weight * architecture_consistency(predicted, copy)

@@ -6,57 +6,73 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tvm_costmodel.baselines.flops import fit_power_law, log_power_law
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer
-from tvm_costmodel.training.loop import EncodedSet, Progress, Trainer, TrainingConfig, predict_ms
+from tvm_costmodel.training.loop import EncodedSet, Progress, Trainer, TrainingConfig, answers
 from tvm_costmodel.training.regressor import Regressor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CHUNK = 32  # graphs that are encoded while the network computes the chunk before
 WEIGHTS = "model.safetensors"
 
 
-class NarFormerV2Regressor(Regressor):
-    """NAR-Former V2 (arXiv 2306.10792) on whole networks.
+class NetworkRegressor(Regressor):
+    """A network of tokens and edges on whole networks, with its tokenizer and training loop.
 
-    The network answers in milliseconds, as published; before training, its last bias is set so
-    that it starts at `best_constant`.
+    With the unit ``power_law`` the network's answer is a factor on a power law in FLOPs and bytes
+    (`FlopsRegressor`'s), with ``ms`` it is milliseconds. Before training, the last bias is set so
+    that the network starts at `best_constant`.
 
     Args:
-        training: The recipe; published values by default.
+        training: The recipe; the class's `recipe` by default.
         model: Shape of the network; published values by default.
         device: ``cpu`` or ``cuda``.
         state_dir: Where training keeps its state after every epoch; nowhere when not given.
         resume: Go on from the state in ``state_dir`` when there is one.
+
+    Attributes:
+        recipe: How the predictor is trained when nothing else is said.
+        tokenizer_class: Makes its tokens.
+        network_class: ``network_class(config)`` is the network (see `NarFormerV2`).
+        config_class: Shape of the network, a dataclass of JSON values.
     """
 
-    name = "nar_former_v2"
+    recipe: ClassVar[TrainingConfig]
+    tokenizer_class: ClassVar[type[Tokenizer]]
+    network_class: ClassVar[Any]
+    config_class: ClassVar[Any]
 
     def __init__(
         self,
         training: TrainingConfig | None = None,
-        model: NarFormerV2Config | None = None,
+        model: Any = None,
         device: str = "cpu",
         state_dir: str | Path | None = None,
         resume: bool = False,
     ) -> None:
         super().__init__()
-        self.training = training or TrainingConfig()
-        self.model = model or NarFormerV2Config()
+        self.training = training or self.recipe
+        self.model = model or self.config_class()
         self.device = device
         self.state_dir = Path(state_dir) if state_dir else None
         self.resume = resume
-        self.tokenizer = Tokenizer()
-        self.network: NarFormerV2 | None = None
+        self.tokenizer = self.tokenizer_class()
+        self.network: Any = None
         self.progress = Progress()
+        self.unit = self.training.unit
+        self.power_law = np.zeros(3)
 
     @property
     def seed(self) -> int:
@@ -72,10 +88,10 @@ class NarFormerV2Regressor(Regressor):
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
-            network = NarFormerV2(self.model)
-        network.set_output_level(best_constant(latency_s) * 1e3)
-        train = EncodedSet([self.tokenizer.encode(graph) for graph in graphs], latency_s * 1e3)
-        validation = EncodedSet([self.tokenizer.encode(g) for g in held], held_latency_s * 1e3)
+            network = self.network_class(self.model)
+        self.unit, self.power_law = self.training.unit, fit_power_law(graphs, latency_s)
+        train, validation = self._encode(graphs, latency_s), self._encode(held, held_latency_s)
+        network.set_output_level(best_constant(train.labels))
         trainer = Trainer(
             network.to(self.device), self.training, train, validation, self.state_dir, self.resume
         )
@@ -87,10 +103,19 @@ class NarFormerV2Regressor(Regressor):
             "best_epoch": self.progress.best_epoch,
         }
 
+    def _encode(self, graphs: Sequence[OpGraph], latency_s: np.ndarray) -> EncodedSet:
+        tokens = [self.tokenizer.encode(graph) for graph in graphs]
+        return EncodedSet(tokens, latency_s / self._unit_s(graphs))
+
+    def _unit_s(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        """Seconds that an answer of 1 means for each network, float64 [G]."""
+        if self.unit == "ms":
+            return np.full(len(graphs), 1e-3)
+        return np.exp(log_power_law(graphs, self.power_law))
+
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        assert self.network is not None
-        parts = [predict_ms(self.network, tokens) for tokens in self._encode_ahead(graphs)]
-        return np.concatenate(parts) / 1e3
+        parts = [answers(self.network, tokens) for tokens in self._encode_ahead(graphs)]
+        return np.concatenate(parts) * self._unit_s(graphs)
 
     def _encode_ahead(self, graphs: Sequence[OpGraph]) -> Iterator[list[TokenArrays]]:
         """Chunks of tokens; the next one is encoded while the caller works on the last."""
@@ -116,22 +141,22 @@ class NarFormerV2Regressor(Regressor):
         return {
             "tokenizer": self.tokenizer.describe(),
             "network": asdict(self.model),
-            "output_unit": "ms",
+            "output": {"unit": self.unit, "power_law": self.power_law.tolist()},
         }
 
     def _write(self, folder: Path) -> None:
-        assert self.network is not None
         weights = {
             name: value.cpu().contiguous() for name, value in self.network.state_dict().items()
         }
         save_file(weights, folder / WEIGHTS)
 
     @classmethod
-    def _read(cls, folder: Path, description: Mapping[str, Any]) -> NarFormerV2Regressor:
-        tokenizer = Tokenizer.from_description(description["tokenizer"])
-        regressor = cls(model=NarFormerV2Config(**description["network"]))
-        regressor.tokenizer = tokenizer
-        network = NarFormerV2(regressor.model)
+    def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
+        regressor = cls(model=cls.config_class(**description["network"]))
+        regressor.tokenizer = cls.tokenizer_class.from_description(description["tokenizer"])
+        regressor.unit = description["output"]["unit"]
+        regressor.power_law = np.array(description["output"]["power_law"], dtype=np.float64)
+        network = cls.network_class(regressor.model)
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
         except (RuntimeError, SafetensorError, OSError) as error:
@@ -142,6 +167,27 @@ class NarFormerV2Regressor(Regressor):
         network.eval()
         regressor.network = network
         return regressor
+
+
+class NarFormerV2Regressor(NetworkRegressor):
+    """NAR-Former V2 (NeurIPS 2023, arXiv 2306.10792), answering in multiples of a power law.
+
+    The network is the published one; its output unit is not, because latencies here span four
+    decades, from tens of microseconds to hundreds of milliseconds.
+    """
+
+    name = "nar_former_v2"
+    recipe = TrainingConfig()
+    tokenizer_class = Tokenizer
+    network_class = NarFormerV2
+    config_class = NarFormerV2Config
+
+
+class PublishedNarFormerV2Regressor(NarFormerV2Regressor):
+    """NAR-Former V2 as published, answering in milliseconds."""
+
+    name = "nar_former_v2_published"
+    recipe = TrainingConfig(unit="ms")
 
 
 def best_constant(latency: np.ndarray) -> float:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.training.regressor import Regressor
 
 _CLASSES = {
     "nar_former_v2": "tvm_costmodel.training.network:NarFormerV2Regressor",
+    "nar_former_v2_published": "tvm_costmodel.training.network:PublishedNarFormerV2Regressor",
     "xgboost": "tvm_costmodel.baselines.xgboost:XGBoostRegressor",
     "flops": "tvm_costmodel.baselines.flops:FlopsRegressor",
+    "nnlp": "tvm_costmodel.training.nnlp:NnlpRegressor",
 }
+
+NETWORKS = ("nar_former_v2", "nar_former_v2_published", "nnlp")
+"""Predictors that a `TrainingConfig` describes the training of."""
 
 
 class _Registry(Mapping[str, type[Regressor]]):
@@ -46,3 +54,37 @@ def regressor_class(name: str) -> type[Regressor]:
     if name not in REGISTRY:
         raise ConfigError(f"unknown predictor {name!r}; known: {', '.join(REGISTRY)}")
     return REGISTRY[name]
+
+
+def build_regressor(
+    name: str,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    state_dir: Path | None = None,
+    resume: bool = False,
+) -> Regressor:
+    """A predictor that is ready to be trained.
+
+    Args:
+        name: From the registry.
+        seed: Of its training; the FLOPs predictor has none.
+        settings: Recipe to change: fields of `TrainingConfig` for networks, arguments of the
+            constructor for others.
+        state_dir: Where a network keeps its state after every epoch.
+        resume: Whether a network goes on from that state.
+
+    Raises:
+        ConfigError: An unknown predictor or setting.
+    """
+    found: Any = regressor_class(name)
+    changes = dict(settings or {})
+    try:
+        if name in NETWORKS:
+            recipe = replace(found.recipe, **{"seed": seed, **changes})
+            regressor: Regressor = found(recipe, state_dir=state_dir, resume=resume)
+        else:
+            seeded = {"seed": seed} if name == "xgboost" else {}
+            regressor = found(**{**seeded, **changes})
+    except TypeError as error:
+        raise ConfigError(f"{name} does not take these settings: {error}") from error
+    return regressor

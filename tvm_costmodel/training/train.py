@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.training.labels import LabelledGraphs
 from tvm_costmodel.training.metrics import Metrics, evaluate
-from tvm_costmodel.training.registry import regressor_class
-from tvm_costmodel.training.regressor import Regressor, json_numbers
+from tvm_costmodel.training.registry import build_regressor
+from tvm_costmodel.training.regressor import json_numbers
 from tvm_costmodel.training.splits import random_split
 
 
@@ -70,7 +69,7 @@ def train(
     target = Path(directory)
     state_dir = target.with_name(f"{target.name}.training")
     split = random_split(labels.families, labels.hashes, seed)
-    regressor = _build(predictor, seed, state_dir, resume, dict(settings or {}))
+    regressor = build_regressor(predictor, seed, settings, state_dir, resume)
     learn, held, test = (labels.subset(at) for at in (split.train, split.validation, split.test))
     regressor.fit(learn.graphs, learn.latency_s, (held.graphs, held.latency_s))
     metrics = evaluate(regressor.predict(test.graphs), test.latency_s)
@@ -85,21 +84,3 @@ def train(
     regressor.save(target)
     shutil.rmtree(state_dir, ignore_errors=True)
     return TrainingSummary(target, metrics, time.perf_counter() - started)
-
-
-def _build(
-    predictor: str, seed: int, state_dir: Path, resume: bool, settings: dict[str, Any]
-) -> Regressor:
-    found: Any = regressor_class(predictor)
-    try:
-        if predictor == "nar_former_v2":
-            from tvm_costmodel.training.loop import TrainingConfig
-
-            config = TrainingConfig(**{"seed": seed, **settings})
-            regressor: Regressor = found(config, state_dir=state_dir, resume=resume)
-        else:
-            seeded = {"seed": seed} if predictor == "xgboost" else {}
-            regressor = found(**{**seeded, **settings})
-    except TypeError as error:
-        raise ConfigError(f"{predictor} does not take these settings: {error}") from error
-    return regressor

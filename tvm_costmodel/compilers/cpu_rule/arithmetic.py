@@ -77,7 +77,7 @@ def _clamp(x: Expr, low: float, high: float) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """exp(x) = 2**n * exp(r) with |r| <= ln 2 / 2."""
+    """The exponential, as a power of two times that of a remainder within half of ln 2."""
 
     def scaled(x: Expr) -> Expr:
         def reduced(n: Expr) -> Expr:
@@ -105,12 +105,12 @@ def _rational(top: tuple[float, ...], bottom: tuple[float, ...]) -> Callable[[Ex
 
 
 def tanh(x: Expr) -> Expr:
-    """tanh(x), clamped where float32 rounds it to one."""
+    """The hyperbolic tangent, clamped where float32 rounds it to one."""
     return _bound(_clamp(x, -9.0, 9.0), _rational(_TANH_TOP, _TANH_BOTTOM))
 
 
 def erf(x: Expr) -> Expr:
-    """erf(x), clamped where float32 rounds it to one."""
+    """The error function, clamped where float32 rounds it to one."""
     return _bound(_clamp(x, -4.0, 4.0), _rational(_ERF_TOP, _ERF_BOTTOM))
 
 

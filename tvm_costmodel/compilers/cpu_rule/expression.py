@@ -96,7 +96,7 @@ def rewrite(expr: Expr, values: Mapping[Var, Expr], on_load: LoadRewrite | None 
     if isinstance(expr, Var):
         return values.get(expr, expr)
     below = children(expr)
-    if not below:
+    if not below and not isinstance(expr, TensorLoad):  # a load of a scalar has no indices
         return expr
     new = [rewrite(child, values, on_load) for child in below]
     if isinstance(expr, TensorLoad):

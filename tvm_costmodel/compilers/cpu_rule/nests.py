@@ -308,22 +308,33 @@ def _transposed(
         outer, inner = Axis(variable("to"), axis.extent // tile), Axis(variable("ti"), tile)
         moved = substitute_store(store, {axis.var: outer.var * constant(tile) + inner.var})
         width, whole, tail = strips(last.extent, _TILE)
-        blocks = [
-            serial("v", whole, lambda i: _block(moved, inner, last, i * constant(width), width))
-        ]
+        tiles = _Tiles(moved, inner, last, width)
+        blocks = [serial("v", whole, tiles.whole)]
         if tail is not None:
-            blocks.append(_block(moved, inner, last, constant(tail), width))
+            blocks.append(tiles.at(constant(tail)))
         others = [*axes[:position], *axes[position + 1 : -1], outer]
         return nest(others, sequence(blocks), cores)
     return None
 
 
-def _block(store: BufferStore, inner: Axis, last: Axis, start: Expr, width: int) -> Stmt:
-    lane = variable("l")
-    row = variable("ti")
-    body = substitute_store(store, {last.var: start + lane, inner.var: row})
-    lanes = For(lane, constant(0), constant(width), ForKind.UNROLLED, body)
-    return For(row, constant(0), constant(inner.extent), ForKind.SERIAL, lanes)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Tiles:
+    """Tiles of a transposed copy: ``width`` elements side by side, row after row."""
+
+    store: BufferStore
+    inner: Axis
+    last: Axis
+    width: int
+
+    def at(self, start: Expr) -> Stmt:
+        lane, row = variable("l"), variable("ti")
+        values = {self.last.var: start + lane, self.inner.var: row}
+        body = substitute_store(self.store, values)
+        lanes = For(lane, constant(0), constant(self.width), ForKind.UNROLLED, body)
+        return For(row, constant(0), constant(self.inner.extent), ForKind.SERIAL, lanes)
+
+    def whole(self, index: Expr) -> Stmt:
+        return self.at(index * constant(self.width))
 
 
 def root_function(func: tirx.PrimFunc, body: Stmt, buffers: Sequence[Var] = ()) -> s_tir.Schedule:

@@ -30,7 +30,6 @@ _TEMPLATE_MODULES = (
     "conv",
     "pooling",
     "reduction",
-    "data_movement",
     "elementwise",
 )
 

@@ -1,0 +1,229 @@
+"""Whole networks on one thread: this package's CPU pipeline, TVM's default one and ONNX Runtime.
+
+    python benchmarks/cpu_rule.py                 # the nine ONNX networks at their own input size
+    python benchmarks/cpu_rule.py squeezenet --no-default
+
+Prints a table with both ratios and their geometric means, then the slowest kernels of the two
+networks that stand worst against ONNX Runtime, and writes both with their environment to
+``results/cpu_rule.<machine>.md`` when all nine networks ran. The three are timed in turn within one
+run. All of it is one thread that never waits, so its CPU time is taken: on an idle machine that is
+the wall time, and beside other work it stays close to it. TVM's default code runs once after a
+warm-up, as one run takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import math
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import tvm
+from tabulate import tabulate
+from tvm import relax
+
+from tvm_costmodel.compilers.relax import PIPELINE_VERSION, RULE_VERSION, build, cpu_target
+from tvm_costmodel.compilers.verify import compare_outputs, run
+from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
+from tvm_costmodel.profiling.environment import machine_facts
+
+NETWORKS = (
+    "bvlc_alexnet densenet121 inception_v1 inception_v2 resnet50 shufflenet squeezenet vgg19 "
+    "zfnet512"
+).split()
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+COLUMNS = (
+    "network, kernels, build s, ours ms, TVM default ms, ONNX Runtime ms, default / ours, "
+    "ours / ONNX Runtime, max rel diff"
+).split(", ")
+FORMATS = ("", "", ".1f", ".2f", ".0f", ".2f", ".0f", ".2f", ".1e")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network: milliseconds of CPU time per run, and its kernels, the slowest first."""
+
+    network: str
+    build_s: float
+    ours: float
+    default: float
+    onnxruntime: float
+    difference: float
+    kernels: tuple[tuple[str, str, int, float], ...]
+
+    @property
+    def speedup(self) -> float:
+        """Times faster than TVM's default code."""
+        return self.default / self.ours
+
+    @property
+    def against_onnxruntime(self) -> float:
+        """Milliseconds over ONNX Runtime's."""
+        return self.ours / self.onnxruntime
+
+    def cells(self) -> list[object]:
+        """Table cells under `COLUMNS`."""
+        return [
+            self.network,
+            len(self.kernels),
+            self.build_s,
+            self.ours,
+            self.default,
+            self.onnxruntime,
+            self.speedup,
+            self.against_onnxruntime,
+            self.difference,
+        ]
+
+
+def cpu_ms(step: Callable[[], object]) -> float:
+    start = time.process_time()
+    step()
+    return 1e3 * (time.process_time() - start)
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def default_ms(mod: tvm.IRModule, target: tvm.target.Target, inputs: list[np.ndarray]) -> float:
+    machine = relax.VirtualMachine(tvm.compile(mod, target), tvm.cpu())
+    tensors = [tvm.runtime.tensor(value) for value in inputs]
+    first = cpu_ms(lambda: machine["main"](*tensors))
+    return min(first, cpu_ms(lambda: machine["main"](*tensors)))
+
+
+def measure(network: str, rounds: int, with_default: bool) -> Row:
+    path = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{network}.onnx"
+    model = load_onnx(path, weights="random")
+    mod = onnx_to_relax(model)
+    target = cpu_target(threads=1)
+    start = time.process_time()
+    built = build(mod, target)
+    build_s = time.process_time() - start
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.standard_normal([int(d) for d in p.ty.shape]).astype(np.float32)
+        for p in mod["main"].params
+    ]
+    reference = session(model)
+    feed = {value.name: array for value, array in zip(reference.get_inputs(), inputs, strict=True)}
+    expected = reference.run(None, feed)
+    difference = compare_outputs(run(built.executable, inputs), expected).max_rel_err
+    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+    tensors = [tvm.runtime.tensor(value) for value in inputs]
+    ours = theirs = float("inf")
+    for _ in range(rounds):
+        # The first run of each turn brings the network's own weights back into the caches.
+        machine["main"](*tensors)
+        ours = min(ours, *(cpu_ms(lambda: machine["main"](*tensors)) for _ in range(3)))
+        reference.run(None, feed)
+        theirs = min(theirs, *(cpu_ms(lambda: reference.run(None, feed)) for _ in range(3)))
+    kernels = kernel_times(built)
+    default = default_ms(mod, target, inputs) if with_default else float("nan")
+    return Row(network, build_s, ours, default, theirs, difference, kernels)
+
+
+def kernel_times(built: object) -> tuple[tuple[str, str, int, float], ...]:
+    """Name, template, calls and milliseconds per run of the network, the slowest first."""
+    found = []
+    for kernel in built.kernels:
+        values = [np.random.default_rng(0).random(s) for s, _ in kernel.parameters]
+        arguments = [
+            tvm.runtime.tensor(np.asarray(value, dtype=dtype))
+            for value, (_, dtype) in zip(values, kernel.parameters, strict=True)
+        ]
+        function = built.kernel_library[kernel.name]
+        function(*arguments)
+        best = min(cpu_ms(lambda f=function, a=arguments: f(*a)) for _ in range(5))
+        found.append((kernel.name, kernel.template, kernel.calls, best * kernel.calls))
+    return tuple(sorted(found, key=lambda row: -row[3]))
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def summary(rows: list[Row]) -> str:
+    lines = [
+        f"ours against ONNX Runtime, geometric mean: "
+        f"{geometric_mean([row.against_onnxruntime for row in rows]):.2f} (below 1: faster)"
+    ]
+    if not any(math.isnan(row.default) for row in rows):
+        lines.append(
+            f"faster than TVM's default code, geometric mean: "
+            f"{geometric_mean([row.speedup for row in rows]):.1f} times"
+        )
+    return "\n".join(lines)
+
+
+def slowest_kernels(row: Row, count: int = 6) -> tuple[list[str], list[list[object]]]:
+    total = sum(kernel[3] for kernel in row.kernels)
+    columns = [f"{row.network}: kernel", "template", "calls", "ms per run", "share %"]
+    return columns, [
+        [name, template, calls, ms, 100 * ms / total]
+        for name, template, calls, ms in row.kernels[:count]
+    ]
+
+
+def report(rows: list[Row], style: str) -> str:
+    table = [row.cells() for row in rows]
+    parts = [tabulate(table, COLUMNS, tablefmt=style, floatfmt=FORMATS), summary(rows)]
+    for row in sorted(rows, key=lambda row: -row.against_onnxruntime)[:2]:
+        columns, cells = slowest_kernels(row)
+        floats = ("", "", "", ".3f", ".1f")
+        parts.append(tabulate(cells, columns, tablefmt=style, floatfmt=floats))
+    return "\n\n".join(parts)
+
+
+def write(rows: list[Row], rounds: int) -> Path:
+    facts = machine_facts()
+    model = facts["cpu"].get("model name", "unknown")
+    software = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    machine = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"cpu_rule.{machine}.md"
+    path.write_text(
+        "# Whole networks on one thread\n\n"
+        f"CPU time per run, fastest of {rounds} interleaved rounds of three runs (TVM's default "
+        "code: of two runs).\n"
+        f"{model} (family {facts['cpu'].get('cpu family')}, model {facts['cpu'].get('model')}), "
+        f"Linux {facts['kernel']}, Python {facts['python']}, {software}, "
+        f"onnxruntime {onnxruntime.__version__}; pipeline version {PIPELINE_VERSION}, rule version "
+        f"{RULE_VERSION}.\n"
+        "Made by `python benchmarks/cpu_rule.py`.\n\n" + report(rows, "github") + "\n"
+    )
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", help="all nine when none is named")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-default", action="store_true", help="leave TVM's default code out")
+    args = parser.parse_args()
+    rows = []
+    for network in args.networks or NETWORKS:
+        rows.append(measure(network, args.rounds, not args.no_default))
+        print(tabulate([rows[-1].cells()], COLUMNS, floatfmt=FORMATS), flush=True)
+        gc.collect()
+    print(report(rows, "simple"))
+    if not args.networks and not args.no_default:
+        print(f"written to {write(rows, args.rounds)}")
+
+
+if __name__ == "__main__":
+    main()

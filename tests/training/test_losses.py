@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tvm_costmodel.training.losses import (
+    architecture_consistency,
+    log_squared,
+    relative_squared,
+    sequence_ranking,
+    with_ranking_and_consistency,
+)
+
+PREDICTED = torch.tensor([1.0, 4.0, 2.0])
+MEASURED = torch.tensor([2.0, 4.0, 8.0])
+ORDER = torch.tensor([1, 2, 0])  # pairs (0, 1), (1, 2), (2, 0)
+COPY = torch.tensor([1.5, 4.0, 1.0])
+
+
+def test_relative_and_log_squared() -> None:
+    # (1/2 - 1)^2, (4/4 - 1)^2, (2/8 - 1)^2
+    assert relative_squared(PREDICTED, MEASURED).item() == pytest.approx((0.25 + 0 + 0.5625) / 3)
+    expected = (math.log(0.5) ** 2 + math.log(0.25) ** 2) / 3
+    assert log_squared(PREDICTED, MEASURED).item() == pytest.approx(expected)
+
+
+def test_ranking_compares_differences() -> None:
+    # predicted gaps -3, 2, 1; measured gaps -2, -4, 6
+    assert sequence_ranking(PREDICTED, MEASURED, ORDER).item() == pytest.approx((1 + 6 + 5) / 3)
+
+
+def test_ranking_forgives_a_shift_and_nothing_else() -> None:
+    assert sequence_ranking(MEASURED + 7.0, MEASURED, ORDER).item() == pytest.approx(0.0, abs=1e-6)
+    assert sequence_ranking(MEASURED, MEASURED, torch.arange(3)).item() == 0.0
+    assert sequence_ranking(-MEASURED, MEASURED, ORDER).item() == pytest.approx((4 + 8 + 12) / 3)
+
+
+def test_consistency_is_the_mean_distance_to_the_copies() -> None:
+    assert architecture_consistency(PREDICTED, COPY).item() == pytest.approx((0.5 + 0 + 1) / 3)
+
+
+def test_the_published_sum() -> None:
+    base = torch.mean((PREDICTED - MEASURED) ** 2)  # (1 + 0 + 36) / 3
+    assert with_ranking_and_consistency(base, PREDICTED, MEASURED, ORDER).item() == pytest.approx(
+        37 / 3 + 0.1 * 4
+    )
+    full = with_ranking_and_consistency(base, PREDICTED, MEASURED, ORDER, COPY)
+    assert full.item() == pytest.approx(37 / 3 + 0.1 * 4 + 0.5 * 0.5)
+
+
+def test_gradients_reach_both_members_of_a_pair() -> None:
+    predicted = PREDICTED.clone().requires_grad_()
+    sequence_ranking(predicted, MEASURED, ORDER).backward()
+    # signs of the three errors (-1, +6, -5), each +1/3 at i and -1/3 at order[i]
+    torch.testing.assert_close(predicted.grad, torch.tensor([0.0, 2.0, -2.0]) / 3)
