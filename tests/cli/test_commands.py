@@ -12,8 +12,8 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.networks import onnx_network_path
 
+from tests.networks import onnx_network_path
 from tvm_costmodel.cli import main
 from tvm_costmodel.graph import OpGraph
 
