@@ -136,6 +136,8 @@ def _beside_measurement(
     ]
     text = table(rows, ("predictor", "predicted ms", "interval ms", "measured ms", "error"))
     text += f"\n{Path(args.model).name} on {device.name}, graph {graph.hash}"
+    if row.timing is not None and not row.timing.quiet:
+        text += f"\nthe machine was not quiet while measuring: {row.timing.why_noisy}"
     return Output(_measured_fields(row, graph) | {"compared": compared}, text)
 
 
@@ -152,6 +154,7 @@ def _measured_fields(row: Measurement, graph: OpGraph) -> dict[str, Any]:
         "latency_ms": timing.latency_s * 1e3,
         "low_ms": timing.latency_s * 1e3,
         "high_ms": timing.quantiles["p90"] * 1e3,
+        "quiet": timing.quiet,
         "source": "measured",
         "predictor": None,
         "device": row.device,
