@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--device", help="whose labels, when the file holds several devices'")
     parser.add_argument("--split", choices=SPLITS, default="random")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--predictors", default=",".join(NETWORKS), help="beside the baselines")
     parser.add_argument("--families", help="with leave-one-family-out, only these: a,b,c")
     parser.add_argument("--epochs", type=int, help="of NAR-Former V2; its default otherwise")
     parser.add_argument("--threads", type=int, help="of torch; its default otherwise")
@@ -65,14 +66,15 @@ def main() -> None:
 
     labels = LabelledGraphs.from_file(args.labels, args.device)
     families = args.families.split(",") if args.families else None
-    rows = compare(labels, NETWORKS, args.split, range(args.seeds), build, families)
+    rows = compare(labels, args.predictors.split(","), args.split, range(args.seeds), build, families)
     table = comparison_table(rows)
     print(table)
     print(verdict(rows, args.split))
     stem = "predictors" if args.split == "random" else "predictors-unseen"
     path = RESULTS / f"{stem}.{labels.device}.md"
     RESULTS.mkdir(exist_ok=True)
-    flags = f" --epochs {args.epochs}" if args.epochs else ""
+    flags = f" --predictors {args.predictors}"
+    flags += f" --epochs {args.epochs}" if args.epochs else ""
     flags += f" --split {args.split}" if args.split != "random" else ""
     path.write_text(
         f"# Predictors on {labels.device}\n\n"
