@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def test_save_and_load_are_equal(fitted: Regressor, tmp_path: Path) -> None:
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 2 and CARD in names and not names[-1].endswith((".pkl", ".pt"))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert {path.stat().st_mode & 0o044 for path in folder.iterdir()} == {0o044 & ~umask()}
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_saving_replaces_an_older_checkpoint_but_nothing_else(

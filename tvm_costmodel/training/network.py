@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 
 from tvm_costmodel.baselines.flops import fit_power_law, log_power_law
 from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer
@@ -148,7 +150,7 @@ class NetworkRegressor(Regressor):
         weights = {
             name: value.cpu().contiguous() for name, value in self.network.state_dict().items()
         }
-        save_file(weights, folder / WEIGHTS)
+        write_atomically(folder / WEIGHTS, save_tensors(weights))
 
     @classmethod
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
