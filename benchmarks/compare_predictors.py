@@ -66,7 +66,9 @@ def main() -> None:
 
     labels = LabelledGraphs.from_file(args.labels, args.device)
     families = args.families.split(",") if args.families else None
-    rows = compare(labels, args.predictors.split(","), args.split, range(args.seeds), build, families)
+    rows = compare(
+        labels, args.predictors.split(","), args.split, range(args.seeds), build, families
+    )
     table = comparison_table(rows)
     print(table)
     print(verdict(rows, args.split))
