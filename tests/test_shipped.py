@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.networks import onnx_network_path
 
+from tests.networks import onnx_network_path
 from tvm_costmodel.compilers.relax import PipelineConfig
 from tvm_costmodel.frontends import load_model
 from tvm_costmodel.predictor import load_predictor, zoo
