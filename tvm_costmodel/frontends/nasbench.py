@@ -12,26 +12,23 @@ last its output. What shape a cell's values have depends on where the network re
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import hashlib
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.errors import GraphError, ModelFileError
+from tvm_costmodel.frontends.label_files import located, positive, read_json, read_text, short
 from tvm_costmodel.graph import Operator, OpGraph, TensorType
 
 _SCALAR = (TensorType((), "float32"),)
 
 # Codes of NASLib's compact form, which differ from those of the benchmark's own tools.
 _NASLIB_101 = ("input", "output", "maxpool3x3", "conv1x1-bn-relu", "conv3x3-bn-relu")
-_NASLIB_DARTS = (
+DARTS_OPERATIONS = (
     "max_pool_3x3",
     "avg_pool_3x3",
     "skip_connect",
@@ -40,7 +37,12 @@ _NASLIB_DARTS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-_OPERATIONS_201 = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""Operations of DARTS in NASLib's order of codes."""
+
+NONE = "none"
+"""Operation of NAS-Bench-201 for an edge that is not there."""
+
+_OPERATIONS_201 = (NONE, "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _SOURCES_201 = (0, 0, 1, 0, 1, 2)  # source state of each edge, in the order of the arch string
 _EDGES_201 = ((), (0,), (0,), (1,), (0,), (1,), (2, 3), (4, 5, 6))  # what each of 8 nodes reads
 
@@ -176,6 +178,22 @@ def darts_cell(choices: Sequence[tuple[int, str]]) -> OpGraph:
     return _cell([*operations, "output"], [*reads, states[2:]])
 
 
+def live_nodes(cell: OpGraph) -> list[bool]:
+    """For each node, whether it lies on a path from the input to the output without ``none``."""
+    nodes = cell.operators
+    ahead = [node.op == "input" for node in nodes]
+    for i, node in enumerate(nodes):
+        if node.op != NONE and any(ahead[source] for source, _ in node.inputs):
+            ahead[i] = True
+    back = [False] * len(nodes)
+    back[-1] = True
+    for i in range(len(nodes) - 1, 0, -1):
+        if back[i] and ahead[i]:
+            for source, _ in nodes[i].inputs:
+                back[source] = back[source] or nodes[source].op != NONE
+    return [a and b for a, b in zip(ahead, back, strict=True)]
+
+
 def read_nasbench101(path: str | os.PathLike[str]) -> list[LabelledCell]:
     """Reads NASLib's JSON of NAS-Bench-101 cells (49 adjacency values, then 7 operation codes).
 
@@ -188,13 +206,13 @@ def read_nasbench101(path: str | os.PathLike[str]) -> list[LabelledCell]:
         numbers = _integers(key, path)
         if len(numbers) != 56 or not all(0 <= code < 5 for code in numbers[49:]):
             raise ModelFileError(
-                f"{path}: {_short(key)} is no NAS-Bench-101 cell of 49 adjacency values and 7 "
+                f"{path}: {short(key)} is no NAS-Bench-101 cell of 49 adjacency values and 7 "
                 "operation codes below 5; download the file again"
             )
         matrix = [numbers[start : start + 7] for start in range(0, 49, 7)]
         names = [_NASLIB_101[code] for code in numbers[49:]]
         accuracy = _accuracy(record, "val_accuracy", path, key)
-        with _located(path, key):
+        with located(path, key):
             graph = nasbench101_cell(matrix, names)
         cells.append(LabelledCell(graph, accuracy, float(record.get("params", math.nan))))
     return cells
@@ -212,12 +230,12 @@ def read_darts(path: str | os.PathLike[str]) -> list[DartsGenotype]:
         pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
         if len(numbers) != 32 or not all(0 <= code < 7 for _, code in pairs):
             raise ModelFileError(
-                f"{path}: {_short(key)} is no DARTS genotype of two cells with 8 pairs of source "
+                f"{path}: {short(key)} is no DARTS genotype of two cells with 8 pairs of source "
                 "and operation code below 7; download the file again"
             )
-        named = [(source, _NASLIB_DARTS[code]) for source, code in pairs]
+        named = [(source, DARTS_OPERATIONS[code]) for source, code in pairs]
         accuracy = _accuracy(record, "val_accuracy", path, key)
-        with _located(path, key):
+        with located(path, key):
             found.append(DartsGenotype(darts_cell(named[:8]), darts_cell(named[8:]), accuracy))
     return found
 
@@ -232,12 +250,7 @@ def read_nasbench201(path: str | os.PathLike[str]) -> list[Cell201]:
         ModelFileError: The file cannot be read, is truncated or lacks columns, or a label is
             missing (accuracy), not positive or not finite.
     """
-    content = _content(path)
-    try:
-        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise ModelFileError(f"{path}: damaged or truncated ({error}); download it again") from None
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(read_text(path).splitlines())
     columns = rows.fieldnames or []
     if not {"idx", "arch_str"} <= set(columns):
         raise ModelFileError(
@@ -254,13 +267,13 @@ def _cell_201(row: Mapping[str, Any], path: str | os.PathLike[str]) -> Cell201:
         raise ModelFileError(f"{place}: a wrong number of columns; download the file again")
     for column, text in row.items():
         if column.startswith("val_acc_"):
-            accuracy[column.removeprefix("val_acc_")] = _positive(text, f"{place}, {column}")
+            accuracy[column.removeprefix("val_acc_")] = positive(text, f"{place}, {column}")
         elif column.startswith("latency_") and text:
             device = column.removeprefix("latency_").removesuffix("_ms")
-            latency[device] = _positive(text, f"{place}, {column}") / 1e3
+            latency[device] = positive(text, f"{place}, {column}") / 1e3
     if not row["idx"].isdigit():
         raise ModelFileError(f"{place}: the index is no number; download the file again")
-    with _located(path, row["idx"]):
+    with located(path, row["idx"]):
         return Cell201(int(row["idx"]), nasbench201_cell(row["arch_str"]), accuracy, latency)
 
 
@@ -281,21 +294,9 @@ def _cell(operations: Sequence[str], reads: Sequence[Sequence[int]]) -> OpGraph:
     return OpGraph(operators, ((len(operators) - 1, 0),))
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
 def _naslib(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
     """Records of a NASLib JSON below some keys."""
-    try:
-        found = json.loads(_content(path))
-    except ValueError as error:
-        raise ModelFileError(
-            f"{path}: damaged or truncated JSON ({error}); download it again"
-        ) from None
+    found = read_json(path)
     for key in keys:
         if not isinstance(found, dict) or not isinstance(found.get(key), dict):
             raise ModelFileError(
@@ -314,35 +315,10 @@ def _integers(key: str, path: str | os.PathLike[str]) -> list[int]:
         return [int(number) for number in numbers]
     except ValueError:
         raise ModelFileError(
-            f"{path}: {_short(key)} is no cell in numbers; download the file again"
+            f"{path}: {short(key)} is no cell in numbers; download the file again"
         ) from None
 
 
 def _accuracy(record: Any, name: str, path: str | os.PathLike[str], key: str) -> float:
     value = record.get(name) if isinstance(record, dict) else None
-    return _positive(value, f"{path}: {name} of {_short(key)}")
-
-
-def _positive(value: Any, what: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ModelFileError(
-            f"{what} is {value!r}: labels are positive finite numbers; leave the cell out"
-        )
-    return number
-
-
-@contextlib.contextmanager
-def _located(path: str | os.PathLike[str], key: str) -> Iterator[None]:
-    """Adds file and cell to the message of a malformed cell."""
-    try:
-        yield
-    except GraphError as error:
-        raise ModelFileError(f"{path}: {_short(key)}: {error}") from None
-
-
-def _short(key: str) -> str:
-    return key if len(key) <= 40 else f"{key[:37]}..."
+    return positive(value, f"{path}: {name} of {short(key)}")

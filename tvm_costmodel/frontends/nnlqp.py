@@ -8,8 +8,6 @@ the data set's folder.
 from __future__ import annotations
 
 import csv
-import gzip
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_costmodel.errors import GraphError, ModelFileError
+from tvm_costmodel.frontends.label_files import positive, read_text
 from tvm_costmodel.frontends.nasbench import nasbench201_cell
 from tvm_costmodel.graph import OpGraph
 
@@ -80,7 +79,7 @@ def read_nnlqp_labels(path: str | os.PathLike[str]) -> list[NnlqpLabel]:
             its latency is not positive and finite.
     """
     labels = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             labels.append(_label(line, f"{path}, line {number}"))
     if not labels:
@@ -120,7 +119,7 @@ def read_nnlqp_cells(path: str | os.PathLike[str]) -> list[NnlqpCell]:
         ModelFileError: As `read_nnlqp_labels`; or an arch string is malformed.
     """
     cells = []
-    for number, row in enumerate(csv.DictReader(_text(path).splitlines()), 2):
+    for number, row in enumerate(csv.DictReader(read_text(path).splitlines()), 2):
         where = f"{path}, line {number}"
         cells.append(_cell(row, where))
     if not cells:
@@ -150,7 +149,7 @@ def _label(line: str, where: str) -> NnlqpLabel:
     name, path, batch, latency, family, platform, stage = fields
     if not batch.isdigit() or not int(batch) or not platform.isdigit():
         raise ModelFileError(f"{where}: batch {batch!r} and platform {platform!r} must be numbers")
-    seconds = _positive(latency, f"{where}: the latency") / 1e3
+    seconds = positive(latency, f"{where}: the latency", "line") / 1e3
     return NnlqpLabel(name, path, int(batch), seconds, family, int(platform), stage)
 
 
@@ -164,31 +163,10 @@ def _cell(row: Mapping[str, str | None], where: str) -> NnlqpCell:
         graph = nasbench201_cell(arch)
     except GraphError as error:
         raise ModelFileError(f"{where}: {error}") from None
-    seconds = _positive(latency, f"{where}: the latency") / 1e3
-    return NnlqpCell(int(index), graph, seconds, stage, _positive(accuracy, f"{where}: accuracy"))
-
-
-def _positive(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ModelFileError(
-            f"{what} is {text!r}: labels are positive finite numbers; leave the line out"
-        )
-    return value
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    try:
-        return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise ModelFileError(f"{path}: damaged or truncated ({error}); download it again") from None
+    seconds = positive(latency, f"{where}: the latency", "line") / 1e3
+    return NnlqpCell(
+        int(index), graph, seconds, stage, positive(accuracy, f"{where}: accuracy", "line")
+    )
 
 
 def _set_batch(model: onnx.ModelProto, batch: int, label: str) -> None:
