@@ -56,6 +56,21 @@ def test_a_leak_is_refused() -> None:
         Split("random", np.array([0]), np.array([2]), np.array([], dtype=int)).check(hashes)
 
 
+def test_a_split_is_kept_as_lists_of_hashes() -> None:
+    split = random_split(FAMILIES, HASHES, seed=0)
+    stored = split.to_hashes(HASHES)
+    backwards = HASHES[::-1]
+    again = Split.from_hashes(stored, backwards)
+    for side, back in zip(sides(split), sides(again), strict=True):
+        assert [HASHES[i] for i in side] == [backwards[i] for i in back]
+    with pytest.raises(ConfigError, match=r"leaks: graph .* is in both train and test"):
+        Split.from_hashes(stored | {"test": [*stored["test"], stored["train"][0]]}, HASHES)
+    with pytest.raises(ConfigError, match="1 graphs of its test side, such as f00, are not among"):
+        Split.from_hashes(stored | {"test": ["f00"]}, HASHES)
+    with pytest.raises(ConfigError, match="empty validation side"):
+        Split.from_hashes({"train": HASHES[:2], "test": HASHES[2:3]}, HASHES)
+
+
 def test_leave_one_family_out_tests_on_the_whole_family_alone() -> None:
     splits = list(leave_one_family_out(FAMILIES, HASHES, seed=0))
     assert [split.name for split in splits] == ["resnet", "vgg", "vit"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,49 @@ class Split:
                     )
                 seen[graph_hash] = side
         return self
+
+    def to_hashes(self, hashes: Sequence[str]) -> dict[str, list[str]]:
+        """Side -> graph hashes in the split's order, which is how a split is kept in a file.
+
+        Raises:
+            ConfigError: As `check`.
+        """
+        self.check(hashes)
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {side: [hashes[i] for i in indices] for side, indices in sides.items()}
+
+    @classmethod
+    def from_hashes(
+        cls, sides: Mapping[str, Sequence[str]], hashes: Sequence[str], name: str = "stored"
+    ) -> Split:
+        """The split that `to_hashes` wrote down, for networks in any order.
+
+        Args:
+            sides: ``train``, ``validation`` and ``test``, each a list of graph hashes; a graph that
+                the networks hold several times is on its side as often.
+            hashes: Content hash of each network.
+            name: Name of the split.
+
+        Raises:
+            ConfigError: A side is missing or empty, a graph is on two sides, or one is not among
+                the networks.
+        """
+        places: dict[str, list[int]] = {}
+        for i, graph_hash in enumerate(hashes):
+            places.setdefault(graph_hash, []).append(i)
+        found = []
+        for side in ("train", "validation", "test"):
+            wanted = list(dict.fromkeys(sides.get(side, ())))
+            absent = [graph_hash for graph_hash in wanted if graph_hash not in places]
+            if absent:
+                raise ConfigError(
+                    f"split {name!r}: {len(absent)} graphs of its {side} side, such as "
+                    f"{absent[0]}, are not among the networks; give the data set that it was "
+                    "made from"
+                )
+            at = [i for graph_hash in wanted for i in places[graph_hash]]
+            found.append(np.array(at, dtype=np.int64))
+        return cls(name, *found).check(hashes)
 
 
 def random_split(
