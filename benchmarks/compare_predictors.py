@@ -13,18 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from pathlib import Path
 
 import torch
 
+import results_file
 from tvm_costmodel.cli.compare import comparison_table
-from tvm_costmodel.profiling.environment import describe, machine_facts
 from tvm_costmodel.training.comparison import SPLITS, Row, compare
 from tvm_costmodel.training.labels import LabelledGraphs
 from tvm_costmodel.training.registry import build_regressor
 from tvm_costmodel.training.regressor import Regressor
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 NETWORKS = ("nar_former_v2", "nar_former_v2_published")
 
 
@@ -72,26 +70,19 @@ def main() -> None:
     table = comparison_table(rows)
     print(table)
     print(verdict(rows, args.split))
-    stem = "predictors" if args.split == "random" else "predictors-unseen"
-    path = RESULTS / f"{stem}.{labels.device}.md"
-    RESULTS.mkdir(exist_ok=True)
-    flags = f" --predictors {args.predictors}"
-    flags += f" --epochs {args.epochs}" if args.epochs else ""
-    flags += f" --split {args.split}" if args.split != "random" else ""
-    path.write_text(
-        f"# Predictors on {labels.device}\n\n"
+    path = results_file.write(
+        f"Predictors on {labels.device}",
         f"{len(labels)} measured networks of {len(set(labels.families))} families, pipeline "
         f"{labels.pipeline_key}, training set {labels.hash}; {args.seeds} seeds, split "
         f"{args.split}; mean ± standard deviation over seeds.\n"
-        "The epoch is chosen on validation networks, never on the test networks.\n"
-        f"{describe(machine_facts())}.\n"
-        f"Made by `python benchmarks/compare_predictors.py --labels {Path(args.labels).name} "
-        f"--seeds {args.seeds}{flags}`.\n\n```\n{table}\n```\n\n{verdict(rows, args.split)}\n"
+        "The epoch is chosen on validation networks, never on the test networks.",
+        f"```\n{table}\n```\n\n{verdict(rows, args.split)}",
+        stem="predictors" if args.split == "random" else "predictors-unseen",
+        subject=labels.device,
     )
     path.with_suffix(".json").write_text(
         json.dumps([row.to_dict() for row in rows], indent=1) + "\n"
     )
-    print(f"written to {path}")
 
 
 if __name__ == "__main__":

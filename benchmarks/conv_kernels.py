@@ -3,7 +3,8 @@
     python benchmarks/conv_kernels.py [--layout NHWC|NCHW] [--set NAME ...] [--no-onnxruntime]
 
 Prints, for each shape, the rule's time and GFLOP/s, ONNX Runtime's time for a one-node model of the
-same operator, and their ratio (below 1: the rule is faster).
+same operator, and their ratio (below 1: the rule is faster). Where nothing was left out, writes the
+table with its environment to ``results/conv_kernels.<machine>.md``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ import argparse
 import math
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import tvm
 import tvm.relax.backend.cpu_generic.pipeline
+from tabulate import tabulate
 from tvm import relax
 
+import results_file
 from tvm_costmodel.compilers.cpu_rule import CpuRuleConfig, CpuScheduleRule, schedule_module
+from tvm_costmodel.compilers.relax import RULE_VERSION, cpu_target
+
+COLUMNS = "shape, ms, GFLOP/s, ONNX Runtime ms, ratio, build s, template".split(", ")
+FORMATS = ("", ".4f", ".1f", ".4f", ".2f", ".2f", "")
 
 
 @dataclass(frozen=True)
@@ -123,12 +131,6 @@ SETS: dict[str, list[Conv | MatMul]] = {
 }
 
 
-def cpu_target() -> tvm.target.Target:
-    """This machine, one core."""
-    cpu = tvm.target.codegen.llvm_get_system_cpu()
-    return tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 1})
-
-
 def random(*shape: int) -> np.ndarray:
     """Small random float32 values."""
     return (np.random.default_rng(0).random(shape, dtype="float32") - 0.5) * 0.1
@@ -178,7 +180,7 @@ def rule_module(case: Conv | MatMul, layout: str) -> tuple[tvm.IRModule, list[tu
 
 def time_rule(case: Conv | MatMul, layout: str, config: CpuRuleConfig) -> tuple[float, float, str]:
     """Returns the kernel's seconds, the seconds to schedule and compile it, and the template."""
-    target = cpu_target()
+    target = cpu_target(threads=1)
     mod, shapes = rule_module(case, layout)
     passes = [
         relax.transform.LegalizeOps(),
@@ -276,22 +278,27 @@ def main() -> None:
         loop_order=args.loop_order,
         pack_weights=not args.no_packing,
     )
+    rows: list[list[object]] = []
     ratios = []
-    print(
-        f"{'shape':36} {'ms':>9} {'GFLOP/s':>8} {'ORT ms':>9} {'ratio':>6} {'build s':>8}  template"
-    )
     for name in args.set:
         for case in SETS[name]:
             timed, build_s, template = time_rule(case, args.layout, config)
-            line = f"{case!s:36} {timed * 1e3:9.4f} {case.flops / timed / 1e9:8.1f}"
-            if not args.no_onnxruntime:
-                other = time_onnxruntime(case)
-                ratios.append(timed / other)
-                line += f" {other * 1e3:9.4f} {timed / other:6.2f}"
-            print(f"{line} {build_s:8.2f}  {template}", flush=True)
-    if ratios:
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        print(f"geometric mean of rule / ONNX Runtime: {mean:.2f}")
+            other = math.nan if args.no_onnxruntime else time_onnxruntime(case)
+            ratios.append(timed / other)
+            rate = case.flops / timed / 1e9
+            row = [str(case), timed * 1e3, rate, other * 1e3, ratios[-1], build_s, template]
+            rows.append(row)
+            print(tabulate([row], COLUMNS, tablefmt="plain", floatfmt=FORMATS), flush=True)
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    verdict = f"geometric mean of rule / ONNX Runtime: {mean:.2f}"
+    print(verdict)
+    if args.set == list(SETS) and config == CpuRuleConfig() and not args.no_onnxruntime:
+        results_file.write(
+            "Kernels of the CPU schedule rule",
+            f"Wall time on one thread, fastest of 7 repeats of 10 ms or more, {args.layout}.",
+            tabulate(rows, COLUMNS, tablefmt="github", floatfmt=FORMATS) + f"\n\n{verdict}",
+            also=f"onnxruntime {version('onnxruntime')}; rule version {RULE_VERSION}",
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import gc
 import math
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +28,15 @@ import tvm
 from tabulate import tabulate
 from tvm import relax
 
+import results_file
 from tvm_costmodel.compilers.relax import PIPELINE_VERSION, RULE_VERSION, build, cpu_target
 from tvm_costmodel.compilers.verify import compare_outputs, run
 from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
-from tvm_costmodel.profiling.environment import machine_facts
 
 NETWORKS = (
     "bvlc_alexnet densenet121 inception_v1 inception_v2 resnet50 shufflenet squeezenet vgg19 "
     "zfnet512"
 ).split()
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 COLUMNS = (
     "network, kernels, build s, ours ms, TVM default ms, ONNX Runtime ms, default / ours, "
     "ours / ONNX Runtime, max rel diff"
@@ -189,24 +187,15 @@ def report(rows: list[Row], style: str) -> str:
     return "\n\n".join(parts)
 
 
-def write(rows: list[Row], rounds: int) -> Path:
-    facts = machine_facts()
-    model = facts["cpu"].get("model name", "unknown")
-    software = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    machine = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"cpu_rule.{machine}.md"
-    path.write_text(
-        "# Whole networks on one thread\n\n"
+def write(rows: list[Row], rounds: int) -> None:
+    results_file.write(
+        "Whole networks on one thread",
         f"CPU time per run, fastest of {rounds} interleaved rounds of three runs (TVM's default "
-        "code: of two runs).\n"
-        f"{model} (family {facts['cpu'].get('cpu family')}, model {facts['cpu'].get('model')}), "
-        f"Linux {facts['kernel']}, Python {facts['python']}, {software}, "
-        f"onnxruntime {onnxruntime.__version__}; pipeline version {PIPELINE_VERSION}, rule version "
-        f"{RULE_VERSION}.\n"
-        "Made by `python benchmarks/cpu_rule.py`.\n\n" + report(rows, "github") + "\n"
+        "code: of two runs).",
+        report(rows, "github"),
+        also=f"onnxruntime {onnxruntime.__version__}; pipeline version {PIPELINE_VERSION}, rule "
+        f"version {RULE_VERSION}",
     )
-    return path
 
 
 def main() -> None:
@@ -222,7 +211,7 @@ def main() -> None:
         gc.collect()
     print(report(rows, "simple"))
     if not args.networks and not args.no_default:
-        print(f"written to {write(rows, args.rounds)}")
+        write(rows, args.rounds)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
     python benchmarks/graph_walk.py              # the nine ONNX networks, ResNet-50 first
     python benchmarks/graph_walk.py resnet50
 
-Prints a table, and writes it with its environment to ``results/graph_walk.<machine>.md``. The two
-walks are timed in turn within one run, so that their ratio does not move with the machine. All of
-it is one thread that never waits, so its CPU time is taken: on an idle machine that is the wall
-time, and beside other work it stays what it is.
+Prints a table, and writes it with its environment to ``results/graph_walk.<machine>.md`` when no
+network is named. The two walks are timed in turn within one run, so that their ratio does not move
+with the machine. All of it is one thread that never waits, so its CPU time is taken: on an idle
+machine that is the wall time, and beside other work it stays what it is.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,18 +20,17 @@ from typing import Any
 import onnx
 from tabulate import tabulate
 
+import results_file
 from tvm_costmodel.frontends import native, relax_walk
 from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
 from tvm_costmodel.frontends.relax import from_relax, graph_from_arrays
 from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.profiling.environment import machine_facts
 
 NETWORKS = (
     "resnet50 bvlc_alexnet densenet121 inception_v1 inception_v2 shufflenet squeezenet vgg19 "
     "zfnet512"
 ).split()
 ROUNDS = 15
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 COLUMNS = (
     "network, operators, native walk ms, Python walk ms, ratio, arrays to OpGraph ms, "
     "from_relax ms, hash ms, costs ms, from_json ms"
@@ -78,22 +76,12 @@ def main(networks: list[str]) -> None:
     rows = [row(network) for network in networks or NETWORKS]
     formats = ("", "", ".3f", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f", ".2f")
     print(tabulate(rows, COLUMNS, floatfmt=formats))
-    facts = machine_facts()
-    model = facts["cpu"].get("model name", "unknown")
-    software = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    machine = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"graph_walk.{machine}.md"
-    path.write_text(
-        "# Exporting a graph\n\n"
-        f"CPU time of one thread, fastest of {ROUNDS} rounds, one run.\n"
-        f"{model} (family {facts['cpu'].get('cpu family')}, model {facts['cpu'].get('model')}), "
-        f"Linux {facts['kernel']}, Python {facts['python']}, {software}.\n"
-        "Made by `python benchmarks/graph_walk.py`.\n\n"
-        + tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats)
-        + "\n"
-    )
-    print(f"written to {path}")
+    if not networks:
+        results_file.write(
+            "Exporting a graph",
+            f"CPU time of one thread, fastest of {ROUNDS} rounds, one run.",
+            tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats),
+        )
 
 
 if __name__ == "__main__":

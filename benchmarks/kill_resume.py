@@ -2,13 +2,13 @@
 
     python benchmarks/kill_resume.py --kills 10 --count 60
 
-Prints one line for each kill and a verdict; exit code 1 when a committed row was lost or doubled.
+Prints one line for each kill and a verdict, and writes both with their environment to
+``results/kill_resume.<machine>.md``; exit code 1 when a committed row was lost or doubled.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import signal
 import sqlite3
@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import results_file
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "profile_device.py"
 
@@ -146,11 +148,17 @@ def main() -> int:
         report = kill_and_resume(
             command, store, options.kills, (0.0, options.longest), options.seed
         )
-    print(
+    verdict = (
         f"{report.kills} kills, {report.rows} rows at the end, {report.lost} lost, "
         f"{report.doubled} doubled, {report.damaged} times damaged, {report.orphans} workers left "
-        f"running; {time.monotonic() - start:.0f} s on {os.cpu_count()} cores: "
-        f"{'good' if report.good else 'BAD'}"
+        f"running; {time.monotonic() - start:.0f} s: {'good' if report.good else 'BAD'}"
+    )
+    print(verdict)
+    results_file.write(
+        "Killing a profiling run and resuming it",
+        f"SIGKILL at a random moment within {options.longest:g} s after each start's first new "
+        f"row, {options.count} networks of the quick suite.",
+        f"Rows committed at each kill: {', '.join(map(str, report.at_kill))}.\n\n{verdict}",
     )
     return 0 if report.good else 1
 

@@ -12,23 +12,22 @@ kernel), which is what predictors learn from. Writes it with its environment to
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
+import results_file
+from tvm_costmodel.cli.options import core_list
 from tvm_costmodel.errors import CostModelError, MeasurementError
-from tvm_costmodel.profiling.environment import describe
 from tvm_costmodel.profiling.measurement import Measurement, Timing, quantile
 from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.sources import source_from_dict
 from tvm_costmodel.profiling.store import Store
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,10 @@ def chosen(rows: Sequence[Measurement], count: int) -> list[Measurement]:
     return [rows[int(i * len(rows) / count)] for i in range(count)]
 
 
-def remeasure(store: Store, count: int, cores: Sequence[int] | None) -> tuple[list[Pair], str]:
-    """Measures again; gives the pairs and a line on the environment of the second measurement."""
+def remeasure(
+    store: Store, count: int, cores: Sequence[int] | None
+) -> tuple[list[Pair], dict[str, Any]]:
+    """Measures again; gives the pairs and the facts of the second measurement's environment."""
     device = max(store.summary(), key=lambda s: s.ok).device
     pipeline_key, _ = store.require_one_pipeline(device)
     settings = store.pipelines()[pipeline_key]["config"]
@@ -83,7 +84,7 @@ def remeasure(store: Store, count: int, cores: Sequence[int] | None) -> tuple[li
             old = first[row.graph_hash]
             assert old.timing is not None and row.timing is not None
             pairs.append(Pair(row.family, old.timing, row.timing))
-        return pairs, describe(next(iter(again.environments().values())))
+        return pairs, next(iter(again.environments().values()))
 
 
 def table(pairs: Sequence[Pair]) -> str:
@@ -118,25 +119,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--cores", help="cores to measure on, such as 1")
+    parser.add_argument("--cores", type=core_list, help="cores to measure on, such as 1")
     options = parser.parse_args()
-    cores = [int(core) for core in options.cores.split(",")] if options.cores else None
     try:
         with Store(options.store, write=False) as store:
-            pairs, environment = remeasure(store, options.count, cores)
+            pairs, facts = remeasure(store, options.count, options.cores)
     except CostModelError as error:
         print(f"label_noise: {error}", file=sys.stderr)
         return error.exit_code
-    text = (
-        f"# Noise floor of the labels\n\n{len(pairs)} networks measured again: relative difference "
-        f"of the two latencies.\n{environment}\n"
-        f"Made by `python benchmarks/label_noise.py --count {options.count}`.\n\n"
-        f"{table(pairs)}\n\nThose that differ most:\n\n{worst(pairs)}\n"
+    tables = f"{table(pairs)}\n\nThose that differ most:\n\n{worst(pairs)}"
+    print(tables)
+    results_file.write(
+        "Noise floor of the labels",
+        f"{len(pairs)} networks measured again: relative difference of the two latencies.",
+        tables,
+        facts=facts,
     )
-    print(text)
-    machine = re.sub(r"[^a-z0-9]+", "-", environment.split("(")[0].strip().lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"label_noise.{machine}.md").write_text(text)
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +20,14 @@ import onnx
 import torch
 from tabulate import tabulate
 
+import results_file
 from tvm_costmodel.frontends.onnx import from_onnx
 from tvm_costmodel.graph import Operator, OpGraph, TensorType
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2
 from tvm_costmodel.predictor import Predictor, load_predictor
-from tvm_costmodel.profiling.environment import describe, machine_facts
 from tvm_costmodel.training.network import NarFormerV2Regressor
 
 RESNET50 = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 CHANNELS = (64, 128, 256, 512, 1024, 2048)
 ROUNDS = 30
 
@@ -101,20 +99,12 @@ def main() -> None:
     ]
     headers = ("predict", "measured", "wanted")
     print(tabulate(rows, headers, floatfmt=".1f"))
-    facts = machine_facts()
-    model = facts["cpu"].get("model name", "unknown")
-    machine = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"predict_speed.{machine}.md"
-    path.write_text(
-        "# Predicting\n\n"
+    results_file.write(
+        "Predicting",
         f"NAR-Former V2, {len(resnet50)} operators a network, from OpGraph to latency, "
-        f"{args.threads} threads. {describe(facts)}.\n"
-        "Made by `python benchmarks/predict_speed.py`.\n\n"
-        + tabulate(rows, headers, tablefmt="github", floatfmt=".1f")
-        + "\n"
+        f"{args.threads} threads.",
+        tabulate(rows, headers, tablefmt="github", floatfmt=".1f"),
     )
-    print(f"written to {path}")
 
 
 if __name__ == "__main__":

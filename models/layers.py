@@ -1,13 +1,13 @@
 """Layers that several predictors share.
 
 Shape legend: ``B`` graphs in a batch, ``N`` operators of the largest graph, ``D`` channels,
-``G`` groups, ``...`` any leading axes.
+``G`` groups, ``S`` whole-graph numbers, ``...`` any leading axes.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -145,3 +145,94 @@ def uniform_fan_in_(linear: nn.Linear) -> None:
             if tensor is not None:
                 bound = 1.0 / math.sqrt(tensor.shape[-1])
                 tensor.uniform_(-bound, bound)
+
+
+def softplus_bias(latency_ms: float) -> float:
+    """The bias whose softplus is ``latency_ms``, in the form that does not overflow."""
+    return latency_ms + math.log(-math.expm1(-latency_ms))
+
+
+class Hop(NamedTuple):
+    """One step along the edges between two sets of merged operators, ``R_in`` rows to ``R_out``.
+
+    Attributes:
+        own: int64 [R_out], input row of the operator itself.
+        source: int64 [E], input rows of the neighbours, grouped by output row.
+        target: int64 [E], output row of each entry of ``source``, ascending.
+        offsets: int64 [R_out], where each output row's neighbours start in ``source``.
+        degree: float32 [R_in, 1], number of neighbours of each input row.
+    """
+
+    own: Tensor
+    source: Tensor
+    target: Tensor
+    offsets: Tensor
+    degree: Tensor
+
+
+class EdgeBlock(nn.Module):
+    """A block that looks along a network's edges, on a padded or a merged batch."""
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """Maps ``x [B, N, D_in]`` under symmetric 0/1 ``adjacency [B, N, N]`` to ``[B, N, D]``."""
+        raise NotImplementedError
+
+    def forward_merged(self, x: Tensor, hop: Hop) -> Tensor:
+        """Maps ``x [R_in, D_in]`` along a hop's edges to ``[R_out, D]``."""
+        raise NotImplementedError
+
+
+class WholeGraphNetwork(nn.Module):
+    """Blocks along the edges, their sum over operators, beside it the whole-graph numbers.
+
+    A subclass sets ``blocks`` (each an `EdgeBlock`), ``static`` and ``dropout``.
+    """
+
+    blocks: nn.ModuleList
+    static: nn.Linear
+    dropout: Dropout
+
+    def pooled(self, tokens: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
+        """Sum over the operators of each graph of a padded batch.
+
+        Args:
+            tokens: [B, N, token_channels].
+            adjacency: Symmetric 0/1 without self loops, [B, N, N].
+            mask: Bool [B, N], true on operators, false on padding.
+
+        Returns:
+            [B, D].
+        """
+        x = tokens
+        for block in self.blocks:
+            x = block(x, adjacency)
+        return (x * mask.unsqueeze(-1)).sum(dim=1)
+
+    def pooled_merged(
+        self, tokens: Tensor, hops: list[Hop], pool: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Sum over the operators of each graph of a merged batch, the same numbers as `pooled`.
+
+        In training, operators that were merged share their dropout masks.
+
+        Args:
+            tokens: Distinct tokens, [R_0, token_channels].
+            hops: One per block.
+            pool: ``(rows, offsets, counts)``: int64 [P] rows of the last block's result that each
+                graph sums, grouped by graph; int64 [B] where each graph starts; float32 [P] how
+                many operators each row stands for.
+
+        Returns:
+            [B, D].
+        """
+        x = tokens
+        for block, hop in zip(self.blocks, hops, strict=True):
+            assert isinstance(block, EdgeBlock)
+            x = block.forward_merged(x, hop)
+        rows, offsets, counts = pool
+        return F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)
+
+    def with_static(self, pooled: Tensor, static: Tensor) -> Tensor:
+        """Puts the embedded whole-graph numbers ``[B, S]`` beside ``pooled [B, D]``: [B, 2 D]."""
+        static = torch.relu(self.dropout(self.static(static)))
+        return torch.cat([pooled, static], dim=-1)

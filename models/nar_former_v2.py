@@ -32,13 +32,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvm_costmodel.models.layers import Dropout, GroupedFeedForward, uniform_fan_in_
+from tvm_costmodel.models.layers import (
+    Dropout,
+    EdgeBlock,
+    GroupedFeedForward,
+    Hop,
+    WholeGraphNetwork,
+    softplus_bias,
+    uniform_fan_in_,
+)
 
 _EPSILON = 1e-6  # added to the row sums of the scores, as published
 
@@ -72,24 +79,6 @@ class NarFormerV2Config:
             raise ValueError(f"channels {self.channels} not divisible by groups {self.groups}")
         if self.blocks < 1 or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"blocks {self.blocks} must be >= 1, dropout {self.dropout} in [0, 1)")
-
-
-class Hop(NamedTuple):
-    """One attention step between two sets of merged operators, ``R_in`` rows to ``R_out`` rows.
-
-    Attributes:
-        own: int64 [R_out], input row of the operator itself.
-        source: int64 [E], input rows of the neighbours, grouped by output row.
-        target: int64 [E], output row of each entry of ``source``, ascending.
-        offsets: int64 [R_out], where each output row's neighbours start in ``source``.
-        degree: float32 [R_in, 1], number of neighbours of each input row.
-    """
-
-    own: Tensor
-    source: Tensor
-    target: Tensor
-    offsets: Tensor
-    degree: Tensor
 
 
 class EdgeAttention(nn.Module):
@@ -140,7 +129,7 @@ class EdgeAttention(nn.Module):
         return F.normalize(self.neighbours(attended) + self.root(x)[hop.own], dim=-1)
 
 
-class Block(nn.Module):
+class Block(EdgeBlock):
     """Attention along the edges, then the grouped feed-forward.
 
     Args:
@@ -171,7 +160,7 @@ class Block(nn.Module):
         return self._finish(self.attention.forward_merged(x, hop))
 
 
-class NarFormerV2(nn.Module):
+class NarFormerV2(WholeGraphNetwork):
     """Latency of whole networks from their operators' tokens.
 
     Args:
@@ -199,9 +188,7 @@ class NarFormerV2(nn.Module):
         The published code starts at softplus(0) = 0.7 ms whatever the labels are; with labels of
         hundreds of milliseconds that costs the first epochs.
         """
-        # softplus(bias) = latency, in the form that does not overflow
-        bias = latency_ms + math.log(-math.expm1(-latency_ms))
-        nn.init.constant_(self.head[2].get_parameter("bias"), bias)
+        nn.init.constant_(self.head[2].get_parameter("bias"), softplus_bias(latency_ms))
 
     def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
         """Latency of a padded batch.
@@ -215,43 +202,19 @@ class NarFormerV2(nn.Module):
         Returns:
             Latency in milliseconds, [B].
         """
-        x = tokens
-        for block in self._blocks():
-            x = block(x, adjacency)
-        pooled = (x * mask.unsqueeze(-1)).sum(dim=1)  # [B, D]
-        return self._answer(pooled, static)
+        return self._answer(self.pooled(tokens, adjacency, mask), static)
 
     def forward_merged(
         self, tokens: Tensor, hops: list[Hop], pool: tuple[Tensor, Tensor, Tensor], static: Tensor
     ) -> Tensor:
-        """Latency of a merged batch, the same numbers as `forward`.
+        """Latency of a merged batch in milliseconds, [B], the same numbers as `forward`.
 
-        In training, operators that were merged share their dropout masks.
-
-        Args:
-            tokens: Distinct tokens, [R_0, token_channels].
-            hops: One per block.
-            pool: ``(rows, offsets, counts)``: int64 [P] rows of the last block's result that each
-                graph sums, grouped by graph; int64 [B] where each graph starts; float32 [P] how
-                many operators each row stands for.
-            static: [B, static_channels].
-
-        Returns:
-            Latency in milliseconds, [B].
+        Arguments as of `WholeGraphNetwork.pooled_merged`, and ``static [B, static_channels]``.
         """
-        x = tokens
-        for block, hop in zip(self._blocks(), hops, strict=True):
-            x = block.forward_merged(x, hop)
-        rows, offsets, counts = pool
-        pooled = F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)  # [B, D]
-        return self._answer(pooled, static)
-
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return self._answer(self.pooled_merged(tokens, hops, pool), static)
 
     def _answer(self, pooled: Tensor, static: Tensor) -> Tensor:
-        static = torch.relu(self.dropout(self.static(static)))  # [B, D]
-        x = torch.cat([pooled, static], dim=-1)  # [B, 2 D]
+        x = self.with_static(pooled, static)  # [B, 2 D]
         x = self.dropout(torch.relu(self.head[0](x)))
         x = self.dropout(torch.relu(self.head[1](x)))
         return F.softplus(self.head[2](x)).squeeze(-1)  # [B]

@@ -19,15 +19,20 @@ configuration for one platform has 1,360,897 parameters. For several platforms t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvm_costmodel.models.layers import Dropout, uniform_fan_in_
-from tvm_costmodel.models.nar_former_v2 import Hop
+from tvm_costmodel.models.layers import (
+    Dropout,
+    EdgeBlock,
+    Hop,
+    WholeGraphNetwork,
+    softplus_bias,
+    uniform_fan_in_,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class NnlpConfig:
             )
 
 
-class SageLayer(nn.Module):
+class SageLayer(EdgeBlock):
     """GraphSAGE with mean aggregation (Hamilton et al., NeurIPS 2017), normalised to length 1.
 
     Args:
@@ -87,7 +92,7 @@ class SageLayer(nn.Module):
         return self._finish(mean, self.root(x)[hop.own])
 
 
-class Nnlp(nn.Module):
+class Nnlp(WholeGraphNetwork):
     """Latency of whole networks on one or several platforms.
 
     Args:
@@ -109,8 +114,7 @@ class Nnlp(nn.Module):
     def set_output_level(self, latency_ms: float) -> None:
         """Moves each head's last bias so that an untrained network answers ``latency_ms``."""
         for head in self.heads:
-            bias = latency_ms + math.log(-math.expm1(-latency_ms))  # softplus(bias) = latency
-            nn.init.constant_(list(head.parameters())[-1], bias)
+            nn.init.constant_(list(head.parameters())[-1], softplus_bias(latency_ms))
 
     def add_platform(self) -> int:
         """Adds a fresh head and returns its number; the trunk and the other heads stay."""
@@ -133,10 +137,7 @@ class Nnlp(nn.Module):
         Returns:
             Latency in milliseconds, [B, P].
         """
-        x = tokens
-        for block in self.blocks:
-            x = block(x, adjacency)
-        return self._answer((x * mask.unsqueeze(-1)).sum(dim=1), static)
+        return self._answer(self.pooled(tokens, adjacency, mask), static)
 
     def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
         """Latency of a padded batch on the first platform, [B]; arguments as `platforms`."""
@@ -145,28 +146,14 @@ class Nnlp(nn.Module):
     def forward_merged(
         self, tokens: Tensor, hops: list[Hop], pool: tuple[Tensor, Tensor, Tensor], static: Tensor
     ) -> Tensor:
-        """Latency of a merged batch on the first platform, the same numbers as `forward`.
+        """Latency of a merged batch on the first platform in milliseconds, [B], as `forward`.
 
-        Args:
-            tokens: Distinct tokens, [R_0, token_channels].
-            hops: One per layer.
-            pool: Rows, offsets and counts of each graph's sum, as of `NarFormerV2.forward_merged`.
-            static: [B, static_channels].
-
-        Returns:
-            Latency in milliseconds, [B].
+        Arguments as of `WholeGraphNetwork.pooled_merged`, and ``static [B, static_channels]``.
         """
-        x = tokens
-        for block, hop in zip(self.blocks, hops, strict=True):
-            assert isinstance(block, SageLayer)
-            x = block.forward_merged(x, hop)
-        rows, offsets, counts = pool
-        pooled = F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)  # [B, D]
-        return self._answer(pooled, static)[:, 0]
+        return self._answer(self.pooled_merged(tokens, hops, pool), static)[:, 0]
 
     def _answer(self, pooled: Tensor, static: Tensor) -> Tensor:
-        static = torch.relu(self.dropout(self.static(static)))  # [B, D]
-        x = torch.cat([pooled, static], dim=-1)  # [B, 2 D]
+        x = self.with_static(pooled, static)  # [B, 2 D]
         return F.softplus(torch.cat([head(x) for head in self.heads], dim=-1))  # [B, P]
 
 

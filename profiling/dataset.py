@@ -154,7 +154,7 @@ def export_dataset(
 
 
 def import_dataset(store: Store, path: str | Path) -> int:
-    """Adds the labels of an exported file to a store.
+    """Adds the labels of an exported file to a store; of a damaged file, none.
 
     Returns:
         The number of rows added; rows that the store already has are left as they are.
@@ -162,21 +162,13 @@ def import_dataset(store: Store, path: str | Path) -> int:
     Raises:
         StoreError: The file is missing, damaged or foreign.
     """
-    lines = _lines(Path(path))
-    header = next(lines)
+    header, everything = _read_rows(Path(path))
+    rows = [row for row in everything if store.status(row.key) is None]
     for environment_id, facts in header["environments"].items():
         store.put_environment(environment_id, facts)
-    kernels: list[KernelTime] = []
-    added = 0
-    for line in lines:
-        if "kernel" in line:
-            kernels.append(_kernel_from(line))
-            continue
-        row = _measurement_from(line, header, kernels)
-        if store.status(row.key) is None:
-            store.put_measurement(row)
-            added += 1
-    return added
+    for row in rows:
+        store.put_measurement(row)
+    return len(rows)
 
 
 def _select(store: Store, device: str | None, pipeline_key: str | None) -> _Selection:
@@ -361,12 +353,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise StoreError(f"{path} is damaged or not an .xz label file: {error}") from error
 
 
-def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> LabelSet:
+def _read_rows(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
+    """The header and every row of an exported file, failed ones too."""
     lines = _lines(path)
     header = next(lines)
-    for name, wanted in (("device", device), ("pipeline_key", pipeline_key)):
-        if wanted is not None and wanted != header[name]:
-            raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {wanted!r}")
     kernels: list[KernelTime] = []
     rows = []
     for line in lines:
@@ -374,4 +364,12 @@ def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> Labe
             kernels.append(_kernel_from(line))
         else:
             rows.append(_measurement_from(line, header, kernels))
+    return header, rows
+
+
+def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> LabelSet:
+    header, rows = _read_rows(path)
+    for name, wanted in (("device", device), ("pipeline_key", pipeline_key)):
+        if wanted is not None and wanted != header[name]:
+            raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {wanted!r}")
     return _label_set(header, rows)

@@ -57,17 +57,20 @@ def environment_id(facts: Mapping[str, Any]) -> str:
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """One line for the head of a table."""
-    cpu = facts.get("cpu", {}).get("model name", "unknown processor")
-    packages = facts.get("packages", {})
-    tvm = packages.get("apache-tvm", "?")
-    llvm = facts.get("llvm", "?")
-    label_cores = ",".join(map(str, facts.get("label_cores", ()))) or "any"
-    return (
-        f"{cpu} (family {facts.get('cpu', {}).get('cpu family', '?')}, "
-        f"model {facts.get('cpu', {}).get('model', '?')}), {facts.get('cores', '?')} cores, "
-        f"labels on core {label_cores}, Linux {facts.get('kernel', '?')}, TVM {tvm}, LLVM {llvm}"
-    )
+    """One line for the head of a table, of what the facts hold."""
+    cpu = facts.get("cpu", {})
+    parts = [
+        f"{cpu.get('model name', 'unknown processor')} "
+        f"(family {cpu.get('cpu family', '?')}, model {cpu.get('model', '?')})",
+        f"{facts.get('cores', '?')} cores",
+    ]
+    if facts.get("label_cores"):
+        parts.append(f"labels on core {','.join(map(str, facts['label_cores']))}")
+    parts += [f"Linux {facts.get('kernel', '?')}", f"Python {facts.get('python', '?')}"]
+    parts += [f"{name} {version}" for name, version in facts.get("packages", {}).items() if version]
+    if "llvm" in facts:
+        parts.append(f"LLVM {facts['llvm']}")
+    return ", ".join(parts)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -23,6 +23,7 @@ from tvm_costmodel.profiling.measurement import (
     measurement_key,
 )
 from tvm_costmodel.profiling.rows import timing_from_dict
+from tvm_costmodel.profiling.runners.rpc import session_remedy
 from tvm_costmodel.profiling.sources import FileSource, Source, source_from_dict
 from tvm_costmodel.profiling.store import Store
 from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure, error_type
@@ -277,8 +278,14 @@ class Profiler:
                 raise DeviceError(str(failure)) from failure
             if stage == "source" and isinstance(source, FileSource) and fault is not None:
                 raise fault(str(failure)) from failure  # a bad file is its giver's to mend
-            row = replace(row, status=_status(stage, failure.kind), error=str(failure))
+            row = replace(row, status=_status(stage, failure.kind), error=self._told(failure))
         return replace(row, seconds=seconds), None
+
+    def _told(self, failure: WorkerFailure) -> str:
+        """The failure's text; TVM ends the whole worker on some breaks of a board's session."""
+        if failure.kind != "crash" or self.device.runner != "rpc":
+            return str(failure)
+        return f"{failure}; {session_remedy(self.device)}"
 
     def _measure(
         self,

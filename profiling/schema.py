@@ -83,7 +83,7 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
     if not write and not path.exists():
         raise StoreError(
             f"store {path} does not exist; make one with "
-            f"`tvm-costmodel profile --suite all --store {path}`"
+            f"`tvm-costmodel profile --suite default --store {path}`"
         )
     if path.is_dir():
         raise StoreError(f"store {path} is a folder; give the path of a .db file")

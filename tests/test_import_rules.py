@@ -43,9 +43,12 @@ RULES: dict[str, Rule] = {
     "tvm_costmodel.graph": Rule(never=HEAVY, rooms=("ops", "graph_json")),
     "tvm_costmodel.graph_json": Rule(never=HEAVY, rooms=("graph",)),
     "tvm_costmodel.ops": Rule(never=HEAVY, rooms=("graph",)),
-    "tvm_costmodel.frontends.torch": Rule(
-        never=("sqlite3", "xgboost"), lazily=("tvm", "torch", *TVM_CODE), rooms=_FRONTENDS
-    ),
+    **{
+        f"tvm_costmodel.frontends.{name}": Rule(
+            never=("sqlite3", "xgboost"), lazily=("tvm", "torch", *TVM_CODE), rooms=_FRONTENDS
+        )
+        for name in ("torch", "nasbench201_pth")
+    },
     "tvm_costmodel.frontends": Rule(
         never=("torch", "sqlite3", "xgboost"), lazily=("tvm", *TVM_CODE), rooms=_FRONTENDS
     ),

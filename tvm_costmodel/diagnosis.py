@@ -45,7 +45,8 @@ def diagnose() -> list[Check]:
 
 def _python() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", sys.version_info >= (3, 10), found, "install Python 3.10 or newer")
+    ok = sys.version_info >= (3, 10)
+    return Check("python", ok, found, "" if ok else "install Python 3.10 or newer")
 
 
 def _version(package: str) -> str | None:
@@ -94,8 +95,19 @@ def _device() -> tuple[bool, str, str]:
 
 
 def _zoo() -> tuple[bool, str, str]:
-    from tvm_costmodel.predictor import load_predictor
+    from tvm_costmodel.predictor import load_predictor, zoo
+    from tvm_costmodel.profiling.devices import resolve_device
 
+    device = resolve_device("cpu").name
+    if all(entry.device != device for entry in zoo()):
+        return (
+            False,
+            f"none for {device}",
+            (
+                "measure and train: tvm-costmodel profile --suite default --store my.db; "
+                "tvm-costmodel train --store my.db -o my-model"
+            ),
+        )
     loaded = load_predictor()
     return True, f"{loaded.name} for {loaded.device}", ""
 
@@ -113,7 +125,7 @@ _PARTS: tuple[tuple[str, Callable[[], tuple[bool, str, str]], bool], ...] = (
     ("native graph walk", _native, False),
     ("LLVM target", _llvm, True),
     ("device", _device, True),
-    ("shipped predictor", _zoo, True),
+    ("shipped predictor", _zoo, False),
     ("cores", _cores, False),
 )
 

@@ -6,6 +6,9 @@ that mends it, so that it reads the same from Python and from the command line.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class CostModelError(Exception):
     """Root of the package's errors.
@@ -59,3 +62,16 @@ class MeasurementError(CostModelError):
     """A compiled network could not be run or timed."""
 
     exit_code = 1
+
+
+def require_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuses a name that is not one of ``known``.
+
+    Raises:
+        ConfigError: Names ``what``, the first unknown name, and the nearest known one or all.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise ConfigError(f"{what}: unknown key {name!r}; {hint}")

@@ -139,6 +139,7 @@ def load_predictor(
     name_or_dir: str | Path | None = None,
     predictor: str = DEFAULT,
     *,
+    device: str | None = None,
     zoo_folder: Path | None = None,
 ) -> Predictor:
     """Loads a predictor.
@@ -148,10 +149,12 @@ def load_predictor(
             (``cpu-x86-avx512/xgboost``), or a checkpoint directory; when not given, the zoo's for
             this machine.
         predictor: Which of a device's predictors, when ``name_or_dir`` does not say.
+        device: Device that answers are wanted for; any when not given.
         zoo_folder: Another zoo than the one that ships with the package.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it is damaged or of another version.
+        CheckpointError: There is no such checkpoint, it is damaged or of another version, or it
+            was trained for another device than ``device``.
     """
     path = _checkpoint_path(name_or_dir, predictor, zoo(zoo_folder))
     card = read_card(path)
@@ -161,7 +164,14 @@ def load_predictor(
             f"{path} is for a predictor {name!r} that this version does not know; "
             f"known: {', '.join(REGISTRY)}"
         )
-    return Predictor(REGISTRY[str(name)].load(path), str(card.get("device", "")))
+    trained_for = str(card.get("device", ""))
+    if device is not None and trained_for and trained_for != device:
+        raise CheckpointError(
+            f"{path} was trained for {trained_for}, and {device} was asked for; give --device "
+            f"{trained_for}, train one on labels of {device}, or calibrate this one with a few "
+            "measurements (tvm_costmodel.training.calibration)"
+        )
+    return Predictor(REGISTRY[str(name)].load(path), trained_for)
 
 
 def _checkpoint_path(
@@ -180,7 +190,8 @@ def _checkpoint_path(
     shipped = ", ".join(f"{entry.device}/{entry.predictor}" for entry in entries) or "nothing yet"
     raise CheckpointError(
         f"no checkpoint {str(name_or_dir)!r} for {chosen or predictor}: it is neither a directory "
-        f"nor in the zoo (which holds {shipped}); train one with `tvm-costmodel train`"
+        f"nor in the zoo, which holds {shipped}: name one of these and its device, or make one "
+        "with `tvm-costmodel profile` and `tvm-costmodel train`"
     )
 
 
@@ -188,5 +199,6 @@ def _refuse_unknown(graph: OpGraph) -> None:
     if graph.unknown_ops:
         raise UnsupportedOperatorError(
             f"graph {graph.name or graph.hash} has operators that the catalogue does not know: "
-            f"{', '.join(graph.unknown_ops)}; leave out strict to take them by shape and bytes"
+            f"{', '.join(graph.unknown_ops)}; leave out --strict (strict=True) to take them by "
+            "shape and bytes"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError, DeviceError
+from tvm_costmodel.errors import ConfigError, DeviceError, require_known
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,12 +70,7 @@ class Device:
         Raises:
             ConfigError: An unknown key; the message names the nearest valid one.
         """
-        known = [f.name for f in fields(cls)]
-        for name in record:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-                raise ConfigError(f"{origin}: unknown key {name!r}; {hint}")
+        require_known(record, [f.name for f in fields(cls)], origin)
         return cls(**record)
 
 

@@ -95,9 +95,8 @@ class RpcRunner:
         except Exception as error:  # TVM raises many kinds, with no common root
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise MeasurementError(
-                f"{doing} on {self._device.key!r} failed: {last[0][:300]}; a session lasts "
-                f"{self._device.session_timeout_s} s (session_timeout_s in the device file); "
-                f"check the board with `{self._query()}`"
+                f"{doing} on {self._device.key!r} failed: {last[0][:300]}; "
+                + session_remedy(self._device)
             ) from error
 
     def _open(self) -> None:
@@ -111,7 +110,7 @@ class RpcRunner:
             if time.monotonic() > deadline:
                 raise DeviceError(
                     f"every board of key {key!r} was busy for {_BUSY_TIMEOUT_S:g} s ({free} free); "
-                    f"see `{self._query()}`"
+                    f"see `{_query(self._host, self._port)}`"
                 )
             time.sleep(_POLL_S)
         with self._told("opening a session"):
@@ -131,7 +130,7 @@ class RpcRunner:
             raise DeviceError(
                 f"no RPC tracker answers at {self._host}:{self._port} ({error}); start one with "
                 f"`python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {self._port}`, "
-                f"check it with `{self._query()}`"
+                f"check it with `{_query(self._host, self._port)}`"
             ) from error
         told: dict[str, Any] = rpc.connect_tracker(self._host, self._port).summary()
         boards = sorted(key for key in told["queue_info"])
@@ -143,10 +142,6 @@ class RpcRunner:
                 f"--key {self._device.key}`"
             )
         return told
-
-    def _query(self) -> str:
-        where = f"--host {self._host} --port {self._port}"
-        return f"python -m tvm.exec.query_rpc_tracker {where}"
 
     def _path(self, stem: str) -> Path:
         return Path(self._folder.name) / f"{stem}{self._suffix}"
@@ -209,6 +204,18 @@ class RpcNetwork:
         """Ends the session."""
         self._vm = self._kernels = self._cpu = None
         self._runner.close()
+
+
+def session_remedy(device: Device) -> str:
+    """What to look at when a session on a board broke."""
+    return (
+        f"a session lasts {device.session_timeout_s} s (session_timeout_s in the device file); "
+        f"check the board with `{_query(*tracker_address(device))}`"
+    )
+
+
+def _query(host: str, port: int) -> str:
+    return f"python -m tvm.exec.query_rpc_tracker --host {host} --port {port}"
 
 
 def tracker_address(device: Device) -> tuple[str, int]:

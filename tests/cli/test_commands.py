@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +17,19 @@ from onnx import TensorProto, helper
 from tests.networks import onnx_network_path
 from tvm_costmodel.cli import main
 from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.models import ZOO
+from tvm_costmodel.profiling import devices
+from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.worker_client import Worker
 
-REGISTERED = ["nar_former_v2", "nar_former_v2_published", "xgboost", "flops", "nnlp"]
+REGISTERED = [
+    "nar_former_v2",
+    "nar_former_v2_published",
+    "xgboost",
+    "flops",
+    "nnlp",
+    "roofline_former",
+]
 SQUEEZENET = str(onnx_network_path("squeezenet"))
 
 
@@ -137,6 +149,20 @@ def test_a_truncated_onnx_file_is_refused_and_nothing_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx"]
 
 
+def test_an_unknown_operator_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])
+    node = helper.make_node("Frobnicate", ["x"], ["y"], domain="my.domain")
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("my.domain", 1)]
+    graph = helper.make_graph([node], "unknown", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "unknown.onnx")
+    path = str(tmp_path / "unknown.onnx")
+    assert "Frobnicate" in refused(capsys, "export", path, "-o", str(tmp_path / "graph.json"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["unknown.onnx"]
+
+
 def test_a_dynamic_shape_asks_for_shape(
     capsys: pytest.CaptureFixture[str], small_model: str
 ) -> None:
@@ -161,6 +187,100 @@ def test_a_missing_or_foreign_checkpoint_is_refused(
         (folder / "checkpoint.json").write_text(content)
     message = refused(capsys, "predict", SQUEEZENET, "--checkpoint", str(folder))
     assert str(folder) in message
+
+
+def test_a_damaged_checkpoint_and_one_of_another_device_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(ZOO / "cpu-x86-avx512" / "nar_former_v2", folder)
+    argv = ("predict", SQUEEZENET, "--checkpoint", str(folder))
+    message = refused(capsys, *argv, "--device", "rpi4")
+    assert "cpu-x86-avx512" in message and "rpi4" in message
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "checksum" in refused(capsys, *argv, "--device", "cpu-x86-avx512")
+
+
+def test_a_store_of_an_older_schema_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str
+) -> None:
+    path = tmp_path / "older.db"
+    shutil.copy(store, path)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 0")
+    before = path.read_bytes()
+    for argv in (("predict", SQUEEZENET), ("profile", SQUEEZENET), ("train", "-o", "none")):
+        message = refused(capsys, *argv, "--store", str(path))
+        assert "schema 0" in message and "--import" in message
+    assert path.read_bytes() == before
+
+
+def test_labels_are_moved_without_measuring(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Worker, "start", lambda self: pytest.fail("a worker was started"))
+    labels, copy = tmp_path / "labels.jsonl.xz", tmp_path / "copy.db"
+    told = run_json(capsys, "profile", "--store", store, "--export", str(labels))
+    assert (told["exported"], told["measured"]) == (1, 0)
+    told = run_json(capsys, "profile", "--store", str(copy), "--import", str(labels))
+    assert told["imported"] == 1
+    with Store(store) as original, Store(copy) as moved:
+        (one,), (other,) = original.measurements(), moved.measurements()
+        assert (one.key, one.latency_s) == (other.key, other.latency_s)
+    absent = str(tmp_path / "absent.db")
+    refused(capsys, "profile", "--store", absent, "--export", str(tmp_path / "none.xz"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.db", "labels.jsonl.xz"]
+
+
+def test_a_damaged_label_file_adds_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shipped = devices.FOLDER.parent / "labels" / "cpu-x86-avx512.jsonl.xz"
+    damaged = tmp_path / "damaged.jsonl.xz"
+    damaged.write_bytes(shipped.read_bytes()[:200_000])
+    new = tmp_path / "new.db"
+    message = refused(capsys, "profile", "--store", str(new), "--import", str(damaged))
+    assert "damaged.jsonl.xz" in message
+    with Store(new) as opened:
+        assert opened.count(status=None) == 0 and opened.environments() == {}
+
+
+def test_an_unknown_predictor_or_setting_is_refused_before_labels_are_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store = ("--store", str(tmp_path / "none.db"))
+    output = ("-o", str(tmp_path / "model"))
+    message = refused(capsys, "train", *store, *output, "--predictor", "xgbost")
+    assert "xgbost" in message and "xgboost" in message
+    message = refused(capsys, "train", *store, *output, "--set", "epoch=3")
+    assert "epoch" in message and "epochs" in message
+    assert "flop" in refused(capsys, "compare", *store, "--predictors", "xgboost,flop")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cores", ["x", "", "-1", "0,,1"])
+def test_cores_that_are_none_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], cores: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["profile", SQUEEZENET, "--store", "none.db", f"--cores={cores}"])
+    assert stopped.value.code == 2
+    assert "0,1" in capsys.readouterr().err
+
+
+def test_doctor_is_content_on_a_processor_without_a_shipped_predictor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_processor_features", lambda: {"avx2", "fma"})
+    told = run_json(capsys, "doctor")
+    checks = {c["name"]: c for c in told["checks"]}
+    assert told["healthy"]
+    assert not checks["shipped predictor"]["ok"]
+    assert "tvm-costmodel train" in checks["shipped predictor"]["remedy"]
 
 
 def test_a_store_of_another_schema_is_refused(
@@ -206,7 +326,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and str(target) in last and "free space" in last
     assert target.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.json"]
 

@@ -12,15 +12,17 @@ from tvm_costmodel.ops import CATALOGUE, CATEGORIES
 FEATURES_VERSION = 1
 """Raised whenever the same graph would give other features."""
 
-_GROUPS = ("dense conv", "depthwise conv", "grouped conv", "pointwise conv", "unknown", *CATEGORIES)
+GROUPS = ("dense conv", "depthwise conv", "grouped conv", "pointwise conv", "unknown", *CATEGORIES)
+"""What `group_of` tells apart."""
+
 _SUMS = ("count", "macs", "flops", "moved", "weights", "written")
 _KERNELS = (1, 3, 5, 7)
 _INTENSITIES = (1.0, 4.0, 16.0, 64.0)
 _BALANCES = (4.0, 16.0, 64.0)  # FLOPs per byte at which a machine turns from memory to arithmetic
 
 FEATURE_NAMES: tuple[str, ...] = (
-    *(f"{group}: {total}" for group in _GROUPS for total in _SUMS),
-    *(f"{group}: share of {total}" for group in _GROUPS for total in _SUMS),
+    *(f"{group}: {total}" for group in GROUPS for total in _SUMS),
+    *(f"{group}: share of {total}" for group in GROUPS for total in _SUMS),
     "log flops",
     "log bytes",
     "log weight bytes",
@@ -74,10 +76,10 @@ def _features(graph: OpGraph) -> list[float]:
     moved = np.array([cost.bytes for cost in costs], float)
     flops = np.array([cost.flops for cost in costs], float)
     macs = np.array([cost.macs for cost in costs], float)
-    sums = np.zeros((len(_GROUPS), len(_SUMS)))
+    sums = np.zeros((len(GROUPS), len(_SUMS)))
     for i, cost in enumerate(costs):
         row = (1, cost.macs, cost.flops, cost.bytes, cost.weight_bytes, cost.written_bytes)
-        sums[_GROUPS.index(group_of(graph, i))] += row
+        sums[GROUPS.index(group_of(graph, i))] += row
     totals = [flops.sum(), moved.sum(), graph.weight_bytes, macs.sum(), len(graph)]
     extents = [t.elements for op in graph.operators for t in op.outputs]
     weights = [t.elements for op in graph.operators for t in op.weights]

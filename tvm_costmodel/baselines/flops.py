@@ -66,16 +66,21 @@ class FlopsRegressor(Regressor):
 
 def fit_power_law(graphs: Sequence[OpGraph], latency_s: np.ndarray) -> np.ndarray:
     """Coefficients (a, b, c) of the least-squares power law, float64 [3]."""
-    solution = np.linalg.lstsq(_columns(graphs), np.log(latency_s), rcond=None)[0]
+    return solve_power_law(power_law_columns(graphs), latency_s)
+
+
+def solve_power_law(columns: np.ndarray, latency_s: np.ndarray) -> np.ndarray:
+    """Coefficients (a, b, c) from `power_law_columns`, float64 [3]."""
+    solution = np.linalg.lstsq(columns, np.log(latency_s), rcond=None)[0]
     return np.asarray(solution, dtype=np.float64)
 
 
 def log_power_law(graphs: Sequence[OpGraph], coefficients: np.ndarray) -> np.ndarray:
     """Log seconds of each network under a power law, float64 [G]."""
-    return np.asarray(_columns(graphs) @ coefficients, dtype=np.float64)
+    return np.asarray(power_law_columns(graphs) @ coefficients, dtype=np.float64)
 
 
-def _columns(graphs: Sequence[OpGraph]) -> np.ndarray:
+def power_law_columns(graphs: Sequence[OpGraph]) -> np.ndarray:
     """float64 [G, 3]: 1, log GFLOPs, log GB; the small term keeps an empty sum finite."""
     gflops = np.array([graph.flops for graph in graphs]) / 1e9
     gbytes = np.array([graph.bytes for graph in graphs]) / 1e9

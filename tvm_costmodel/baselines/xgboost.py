@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tvm_costmodel.baselines.features import FEATURE_NAMES, FEATURES_VERSION, features
-from tvm_costmodel.baselines.flops import fit_power_law, log_power_law
+from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
 from tvm_costmodel.errors import CheckpointError, MissingDependencyError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.training.regressor import Regressor
 
 WEIGHTS = "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What the trees read of some networks.
+
+    Attributes:
+        features: float64 [G, len(FEATURE_NAMES)].
+        columns: float64 [G, 3], terms of the power law.
+    """
+
+    features: np.ndarray
+    columns: np.ndarray
+
+    def rows(self, at: np.ndarray) -> Table:
+        """The networks at these indices."""
+        return Table(self.features[at], self.columns[at])
+
+
+def table_of(graphs: Sequence[OpGraph]) -> Table:
+    """Features of networks."""
+    return Table(features(graphs), power_law_columns(graphs))
 
 
 class XGBoostRegressor(Regressor):
@@ -55,8 +78,14 @@ class XGBoostRegressor(Regressor):
         held: Sequence[OpGraph],
         held_latency_s: np.ndarray,
     ) -> None:
+        self.fit_table(table_of(graphs), latency_s, table_of(held), held_latency_s)
+
+    def fit_table(
+        self, table: Table, latency_s: np.ndarray, held: Table, held_latency_s: np.ndarray
+    ) -> None:
+        """Learns from networks whose features are known already; no interval is set."""
         xgb = _xgboost()
-        self.power_law = fit_power_law(graphs, latency_s)
+        self.power_law = solve_power_law(table.columns, latency_s)
         settings = {
             "objective": "reg:squarederror",
             "eval_metric": "mae",  # of the log, close to the relative error that is reported
@@ -69,7 +98,7 @@ class XGBoostRegressor(Regressor):
         }
         booster = xgb.train(
             settings,
-            self._matrix(graphs, latency_s),
+            self._matrix(table, latency_s),
             self.rounds,
             evals=[(self._matrix(held, held_latency_s), "validation")],
             early_stopping_rounds=self.patience,
@@ -78,13 +107,17 @@ class XGBoostRegressor(Regressor):
         self.booster = booster[: booster.best_iteration + 1]
         self.card["training"] = {"rounds_run": booster.num_boosted_rounds(), "seed": self.seed}
 
-    def _matrix(self, graphs: Sequence[OpGraph], latency_s: np.ndarray | None = None) -> Any:
+    def _matrix(self, table: Table, latency_s: np.ndarray | None = None) -> Any:
         label = None if latency_s is None else np.log(latency_s)
-        margin = log_power_law(graphs, self.power_law)
-        return _xgboost().DMatrix(features(graphs), label=label, base_margin=margin)
+        margin = table.columns @ self.power_law
+        return _xgboost().DMatrix(table.features, label=label, base_margin=margin)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        return np.exp(self.booster.predict(self._matrix(graphs)).astype(np.float64))
+        return self.predict_table(table_of(graphs))
+
+    def predict_table(self, table: Table) -> np.ndarray:
+        """Seconds of networks whose features are known already, float64 [G]."""
+        return np.exp(self.booster.predict(self._matrix(table)).astype(np.float64))
 
     def _is_fitted(self) -> bool:
         return self.booster is not None

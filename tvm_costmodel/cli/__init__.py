@@ -9,6 +9,7 @@ input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -67,7 +68,10 @@ def _set_logging(args: argparse.Namespace) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        line += "; free space, or choose a path on another disk"
+    return line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

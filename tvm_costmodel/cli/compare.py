@@ -31,7 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="names from `tvm-costmodel models` (default: nar_former_v2)",
     )
     parser.add_argument(
-        "--split", default="random", metavar="S", help="random (default) or leave-one-family-out"
+        "--split",
+        choices=("random", "leave-one-family-out"),
+        default="random",
+        help="what tests: a random tenth of each family, or one whole family after the other",
     )
     parser.add_argument(
         "--seeds", type=positive_int, default=3, metavar="N", help="splits and trainings (3)"
@@ -42,9 +45,13 @@ def run(args: argparse.Namespace) -> Output:
     """Compares and prints means with the spread over seeds."""
     from tvm_costmodel.training.comparison import compare
     from tvm_costmodel.training.labels import LabelledGraphs
+    from tvm_costmodel.training.registry import regressor_class
 
+    predictors = args.predictors.split(",")
+    for name in predictors:
+        regressor_class(name)  # an unknown one is refused before the labels are read
     labels = LabelledGraphs.from_file(args.store, args.device)
-    rows = compare(labels, args.predictors.split(","), args.split, range(args.seeds))
+    rows = compare(labels, predictors, args.split, range(args.seeds))
     fields = {
         "device": labels.device,
         "pipeline": labels.pipeline_key,

@@ -10,11 +10,11 @@ from tvm_costmodel.errors import ConfigError
 
 def add_model(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """Adds MODEL (or MODEL ...) and ``--shape``."""
-    formats = ".onnx, .pt2 (torch.export.save), a Relax module's JSON, or an OpGraph's JSON"
-    if many:
+    formats = ".onnx, .pt2 (torch.export.save), a Relax module's JSON"
+    if many:  # to be compiled, which an OpGraph cannot be
         parser.add_argument("model", metavar="MODEL", nargs="*", help=formats)
     else:
-        parser.add_argument("model", metavar="MODEL", help=formats)
+        parser.add_argument("model", metavar="MODEL", help=f"{formats}, or an OpGraph's JSON")
     parser.add_argument(
         "--shape",
         metavar="NAME=D,D,...",
@@ -27,7 +27,9 @@ def add_model(parser: argparse.ArgumentParser, many: bool = False) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``."""
     parser.add_argument(
-        "--device", default="cpu", help="a name from `devices`; cpu is this machine (default)"
+        "--device",
+        default="cpu",
+        help="a name from `tvm-costmodel devices`, or a .toml file; cpu is this machine (default)",
     )
 
 
@@ -45,6 +47,17 @@ def positive_float(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def core_list(text: str) -> tuple[int, ...]:
+    """Reads numbers of cores such as ``0,1``, for argparse."""
+    try:
+        cores = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        cores = ()
+    if not cores or min(cores) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of cores such as 1 or 0,1")
+    return cores
 
 
 def parse_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:

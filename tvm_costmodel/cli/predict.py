@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.cli.options import add_device, add_model, parse_shapes
 from tvm_costmodel.cli.output import Output, milliseconds, named_rows, table
-from tvm_costmodel.errors import CheckpointError, ConfigError, MeasurementError
+from tvm_costmodel.errors import ConfigError, MeasurementError
 
 if TYPE_CHECKING:
     from tvm_costmodel.frontends import LoadedModel
@@ -27,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_device(parser)
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="predictor to use (default: the shipped one)"
+        "--checkpoint",
+        metavar="DIR",
+        help="predictor to use: a directory that `train` wrote, or a name from `tvm-costmodel "
+        "models` (default: the shipped one of the device)",
     )
     parser.add_argument(
         "--store", metavar="DB", help="answer from this store when it holds the graph"
@@ -72,12 +75,7 @@ def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
 def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estimate:
     from tvm_costmodel.predictor import load_predictor
 
-    predictor = load_predictor(args.checkpoint or device.name)
-    if predictor.device and predictor.device != device.name:
-        raise CheckpointError(
-            f"{args.checkpoint} was trained for {predictor.device}, and {device.name} was asked "
-            f"for; give --device {predictor.device}, or train one on labels of {device.name}"
-        )
+    predictor = load_predictor(args.checkpoint or device.name, device=device.name)
     return predictor.predict(graph, strict=args.strict)
 
 
@@ -108,12 +106,15 @@ def _measure(
 def _beside_measurement(
     args: argparse.Namespace, device: Device, graph: OpGraph, row: Measurement
 ) -> Output:
-    """Every shipped predictor of the device, or the one asked for, against the measurement."""
+    """The device's shipped predictors (all, where it has none) or the one asked for, measured."""
     from tvm_costmodel.predictor import load_predictor, zoo
 
-    names = [f"{e.device}/{e.predictor}" for e in zoo() if e.device == device.name]
-    names = [args.checkpoint] if args.checkpoint else sorted(names, key=_transformer_first)
-    estimates = [load_predictor(name).predict(graph, strict=args.strict) for name in names]
+    shipped = [entry for entry in zoo() if entry.device == device.name] or zoo()
+    names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)
+    names = [args.checkpoint] if args.checkpoint else names
+    wanted = device.name if args.checkpoint else None
+    loaded = [load_predictor(name, device=wanted) for name in names]
+    estimates = [predictor.predict(graph, strict=args.strict) for predictor in loaded]
     measured_s = row.latency_s or math.nan
     compared = [
         {
@@ -136,6 +137,10 @@ def _beside_measurement(
     ]
     text = table(rows, ("predictor", "predicted ms", "interval ms", "measured ms", "error"))
     text += f"\n{Path(args.model).name} on {device.name}, graph {graph.hash}"
+    others = sorted({e.device for e in estimates if e.device} - {device.name})
+    if others:
+        text += f"\nthe predictions are for {', '.join(others)}, not for {device.name}; "
+        text += "`tvm-costmodel profile` and `train` make a predictor of this device"
     if row.timing is not None and not row.timing.quiet:
         text += f"\nthe machine was not quiet while measuring: {row.timing.why_noisy}"
     return Output(_measured_fields(row, graph) | {"compared": compared}, text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tvm_costmodel.cli.options import (
     add_device,
     add_model,
+    core_list,
     parse_shapes,
     positive_float,
     positive_int,
@@ -19,6 +20,7 @@ from tvm_costmodel.cli.output import Output, milliseconds, table
 from tvm_costmodel.errors import ConfigError, ModelFileError
 
 if TYPE_CHECKING:
+    from tvm_costmodel.profiling.devices import Device
     from tvm_costmodel.profiling.profiler import ProfileSummary, SourceResult
     from tvm_costmodel.profiling.sources import Source
     from tvm_costmodel.profiling.store import Store
@@ -56,7 +58,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--retry-failed", action="store_true", help="try networks again that failed before"
     )
     parser.add_argument(
-        "--cores", metavar="C,C,...", help="cores to measure on (default: the last ones)"
+        "--cores",
+        type=core_list,
+        metavar="C,C,...",
+        help="cores to measure on (default: the last ones)",
     )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of a network")
     parser.add_argument("--tracker", metavar="HOST:PORT", help="TVM RPC tracker of the board")
@@ -72,28 +77,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Output:
     """Measures; exit code 1 when nothing could be measured, 130 when interrupted."""
     from tvm_costmodel.profiling.dataset import export_dataset, import_dataset
+    from tvm_costmodel.profiling.devices import choose_device
     from tvm_costmodel.profiling.store import Store
 
     sources = _sources(args)
-    if not (sources or args.remeasure_stale or args.remeasure_noisy or args.labels or args.export):
-        raise ConfigError("nothing to measure: give MODEL files, --suite NAME or --remeasure-stale")
-    with Store(args.store) as store:
+    measures = bool(sources or args.remeasure_stale or args.remeasure_noisy)
+    if not (measures or args.labels or args.export):
+        raise ConfigError(
+            "nothing to do: give MODEL files, --suite NAME, --remeasure-stale, --remeasure-noisy, "
+            "--import FILE or --export FILE"
+        )
+    device = choose_device(args.device, args.tracker, args.key, args.threads)
+    with Store(args.store, write=measures or bool(args.labels)) as store:
+        moved = {}
         if args.labels:
-            logger.info("added %d labels", import_dataset(store, args.labels))
-        summary = _measure(args, store, sources)
+            moved["imported"] = import_dataset(store, args.labels)
+        summary = _measure(args, store, device, sources) if measures else None
         if args.export:
-            export_dataset(store, args.export, summary.device, summary.pipeline_key)
-    return _output(summary)
+            key = summary.pipeline_key if summary else None
+            moved["exported"] = export_dataset(store, args.export, device.name, key)["networks"]
+    if summary is None:
+        return _moved_output(args, device, moved)
+    return _output(summary, moved)
 
 
-def _measure(args: argparse.Namespace, store: Store, sources: Sequence[Source]) -> ProfileSummary:
-    from tvm_costmodel.profiling.devices import choose_device
+def _measure(
+    args: argparse.Namespace, store: Store, device: Device, sources: Sequence[Source]
+) -> ProfileSummary:
     from tvm_costmodel.profiling.profiler import Profiler
 
     profiler = Profiler(
-        choose_device(args.device, args.tracker, args.key, args.threads),
+        device,
         store,
-        cores=_cores(args.cores),
+        cores=args.cores,
         retry_failed=args.retry_failed,
         progress=not args.quiet,
     )
@@ -118,16 +134,17 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def _cores(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--cores {text!r} is not a list of numbers such as 1 or 0,1") from None
+def _moved_output(args: argparse.Namespace, device: Device, moved: dict[str, int]) -> Output:
+    """What importing and exporting alone did."""
+    fields = {"measured": 0, "reused": 0, "failed": 0, "store": args.store, "device": device.name}
+    return Output(fields | moved, _moved_text(moved))
 
 
-def _output(summary: ProfileSummary) -> Output:
+def _moved_text(moved: dict[str, int]) -> str:
+    return "\n".join(f"{count} labels {done}" for done, count in moved.items())
+
+
+def _output(summary: ProfileSummary, moved: dict[str, int]) -> Output:
     fields = {
         "measured": summary.measured,
         "reused": summary.reused,
@@ -158,7 +175,8 @@ def _output(summary: ProfileSummary) -> Output:
         f"\n{summary.measured} measured, {summary.reused} reused, {summary.failed} failed in "
         f"{summary.seconds:.0f} s; {summary.store} holds them"
     )
-    return Output(fields, text, _exit_code(summary))
+    text = "\n".join(filter(None, (text, _moved_text(moved))))
+    return Output(fields | moved, text, _exit_code(summary))
 
 
 def _remark(result: SourceResult) -> str:

@@ -16,7 +16,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_labels(parser)
     parser.add_argument(
-        "--predictor", default="nar_former_v2", metavar="NAME", help="see `tvm-costmodel models`"
+        "--predictor",
+        default="nar_former_v2",
+        metavar="NAME",
+        help="a name from `tvm-costmodel models` (default: nar_former_v2)",
     )
     parser.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
@@ -35,15 +38,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Output:
     """Trains on 80 % of the labels, chooses the epoch on 10 % and reports on 10 %."""
     from tvm_costmodel.training.labels import LabelledGraphs
+    from tvm_costmodel.training.registry import build_regressor
     from tvm_costmodel.training.train import train
 
+    settings = dict(map(_setting, args.set))
+    build_regressor(args.predictor, args.seed, settings)  # is refused before the labels are read
     summary = train(
         LabelledGraphs.from_file(args.store, args.device),
         args.predictor,
         args.output,
         seed=args.seed,
         resume=args.resume,
-        settings=dict(map(_setting, args.set)),
+        settings=settings,
     )
     fields = summary.to_dict()
     return Output(fields, table(named_rows(fields), ("", args.predictor)))

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from tvm_costmodel.ops.catalogue import CATALOGUE, CATEGORIES, OpSpec
+from tvm_costmodel.ops.catalogue import ANNOTATIONS, CATALOGUE, CATEGORIES, OpSpec
 from tvm_costmodel.ops.cost import OpCost, operator_cost
 from tvm_costmodel.ops.names import canonical_name
 
-__all__ = ["CATALOGUE", "CATEGORIES", "OpCost", "OpSpec", "canonical_name", "operator_cost"]
+__all__ = [
+    "ANNOTATIONS",
+    "CATALOGUE",
+    "CATEGORIES",
+    "OpCost",
+    "OpSpec",
+    "canonical_name",
+    "operator_cost",
+]

@@ -204,3 +204,10 @@ def _catalogue() -> Mapping[str, OpSpec]:
 
 CATALOGUE: Mapping[str, OpSpec] = _catalogue()
 """Every known operator by canonical name. Vocabularies take their order from it."""
+
+ANNOTATIONS: tuple[str, ...] = ("fused", "algorithm", "tile")
+"""Attributes that decisions add to an operator of any kind, never a front end: ``fused``, positions
+of the activations that it reads from within its own kernel; ``algorithm`` of a convolution where it
+is not direct; ``tile`` of its kernel as (accumulators, vectors, loop order), 0 and ``auto`` where
+that is left to the schedule rule. Layout, element types and inserted transposes need no attribute
+of their own."""

@@ -46,8 +46,14 @@ DARTS = (
 )
 """Operations of DARTS cells. Nobody published codes for these: the order is this package's own."""
 
-_END = 1e5  # what the end token encodes in each of its parts
-_NO_SOURCE = -1.0  # source of the input node
+DARTS_PAIR = (*DARTS, *(f"reduction_{name}" for name in DARTS))
+"""Operations of a normal and a reduction cell side by side, see `side_by_side`."""
+
+END = 1e5
+"""What the end token encodes in each of its parts."""
+
+NO_SOURCE = -1.0
+"""Source of the input node."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ class CellTokenizer:
         }
         features = np.concatenate([encoded[part] for part in config.parts], axis=1)
         if config.end_token:
-            end = np.tile(self._encode([_END]), (1, len(config.parts)))
+            end = np.tile(self._encode([END]), (1, len(config.parts)))
             features = np.concatenate([features, end])
         depth = encode_positions([count], config.channels // 2, config.spacing)[0]
         return CellTokens(features, depth, adjacency)
@@ -188,7 +194,7 @@ class CellTokenizer:
         """float32 [N, 2 frequencies]: sum of the encoded positions of each node's predecessors."""
         places = self._encode(range(len(adjacency)))
         sources = adjacency.T @ places
-        sources[0] = self._encode([_NO_SOURCE])[0]
+        sources[0] = self._encode([NO_SOURCE])[0]
         return sources
 
 
@@ -283,3 +289,21 @@ def _inner_orders(cell: OpGraph, chosen: tuple[int, ...]) -> Iterator[tuple[int,
 
 def _arrangement(cell: OpGraph) -> tuple[tuple[str, frozenset[int]], ...]:
     return tuple((node.op, frozenset(s for s, _ in node.inputs)) for node in cell.operators)
+
+
+def side_by_side(normal: OpGraph, reduction: OpGraph) -> OpGraph:
+    """A normal and a reduction cell as one graph of two parts, for `DARTS_PAIR`.
+
+    The reduction cell's nodes come second and carry ``reduction_`` before their operations.
+    """
+    offset = len(normal)
+    moved = tuple(
+        replace(
+            node,
+            op=f"reduction_{node.op}",
+            inputs=tuple((source + offset, index) for source, index in node.inputs),
+        )
+        for node in reduction.operators
+    )
+    outputs = tuple((source + offset, index) for source, index in reduction.outputs)
+    return OpGraph((*normal.operators, *moved), (*normal.outputs, *outputs), normal.name)

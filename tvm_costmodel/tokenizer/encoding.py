@@ -128,7 +128,8 @@ class Tokenizer:
         if graph.is_dynamic:
             raise GraphError(
                 f"graph {graph.name or graph.hash!r} has dimensions unknown until run time: "
-                "fix them with --shape name=1,3,224,224"
+                "fix those of inputs with --shape name=1,3,224,224; sizes that depend on values "
+                "cannot be predicted"
             )
         config, unknown = self.config, VOCABULARY.index(UNKNOWN)
         empty = [np.nan] * config.attributes

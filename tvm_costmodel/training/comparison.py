@@ -149,7 +149,10 @@ def _run(labels: LabelledGraphs, name: str, split: Split, seed: int, build: Buil
     train, validation, test = sides
     started = time.perf_counter()
     regressor = build(name, seed).fit(
-        train.graphs, train.latency_s, (validation.graphs, validation.latency_s)
+        train.graphs,
+        train.latency_s,
+        (validation.graphs, validation.latency_s),
+        train.kernels or None,
     )
     fit_s = time.perf_counter() - started
     fresh = [replace(graph) for graph in test.graphs]  # without costs that others worked out

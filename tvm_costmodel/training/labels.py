@@ -11,6 +11,9 @@ import numpy as np
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.training.kernel_targets import Kernel
+
+Kernels = Sequence[Kernel]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,7 @@ class LabelledGraphs:
         hashes: Content hash of each network.
         device: Device that was measured.
         pipeline_key: Compile pipeline that the labels were made with.
+        kernels: Measured kernels of each network; empty where none were timed.
     """
 
     graphs: tuple[OpGraph, ...]
@@ -32,6 +36,7 @@ class LabelledGraphs:
     hashes: tuple[str, ...]
     device: str = ""
     pipeline_key: str = ""
+    kernels: tuple[Kernels, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.graphs, self.latency_s)
@@ -63,6 +68,7 @@ class LabelledGraphs:
             hashes=tuple(self.hashes[i] for i in chosen),
             device=self.device,
             pipeline_key=self.pipeline_key,
+            kernels=tuple(self.kernels[i] for i in chosen) if self.kernels else (),
         )
 
     @classmethod
@@ -82,6 +88,7 @@ class LabelledGraphs:
             hashes=tuple(record.graph_hash for record in labels.records),
             device=labels.device,
             pipeline_key=labels.pipeline_key,
+            kernels=tuple(record.kernels for record in labels.records),
         )
 
 

@@ -14,26 +14,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 
-from tvm_costmodel.errors import CheckpointError, ConfigError
-from tvm_costmodel.files import write_atomically
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.layers import seed_dropout
 from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
 from tvm_costmodel.tokenizer import TokenArrays, merge
 from tvm_costmodel.training.losses import LOSSES
 from tvm_costmodel.training.metrics import mape
+from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "training.safetensors"
 UNITS = ("power_law", "ms")
 _PREDICT_OPERATORS = 3000  # operators per forward pass: enough to fill the cores, fits the cache
 _ROWS = 128  # batches are padded to a multiple of this many rows, single networks to an eighth
@@ -282,42 +277,19 @@ class Trainer:
         return digest.hexdigest()
 
     def _save_state(self, path: Path) -> None:
-        """Weights, best weights, optimiser moments and progress, as one file in one step."""
-        tensors = {f"weights.{name}": value for name, value in self._weights().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for name, parameter in self.network.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"adam.{key}.{name}"] = value.detach().contiguous()
-        metadata = {
-            "progress": json.dumps(asdict(self.progress)),
-            "fingerprint": self._fingerprint,
+        """Weights, best weights, optimiser moments and progress."""
+        moments = {
+            f"{key}.{name}": value
+            for name, parameter in self.network.named_parameters()
+            for key, value in self.optimizer.state[parameter].items()
         }
-        write_atomically(path, save_tensors(tensors, metadata))
+        groups = {"weights": self._weights(), "best": self.best, "adam": moments}
+        save_state(path, groups, asdict(self.progress), self._fingerprint)
 
     def _load_state(self, path: Path) -> None:
-        try:
-            content = path.read_bytes()
-            tensors = load_tensors(content)
-            header: dict[str, Any] = json.loads(
-                content[8 : 8 + int.from_bytes(content[:8], "little")]
-            )
-            metadata = header["__metadata__"]
-            progress = Progress(**json.loads(metadata["progress"]))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path} is no training state ({error}): remove it or train without --resume"
-            ) from error
-        if metadata["fingerprint"] != self._fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a training with other labels or settings: give those again, "
-                "or train without --resume"
-            )
-        groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "adam": {}}
-        for key, value in tensors.items():
-            group, name = key.split(".", 1)
-            groups[group][name] = value
+        groups, progress = load_state(path, self._fingerprint)
         self.network.load_state_dict(groups["weights"])
-        self.best, self.progress = groups["best"], progress
+        self.best, self.progress = groups["best"], Progress(**progress)
         for name, parameter in self.network.named_parameters():
             self.optimizer.state[parameter] = {
                 key: groups["adam"][f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")

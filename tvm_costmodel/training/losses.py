@@ -72,3 +72,28 @@ def with_ranking_and_consistency(
     if copy is None:
         return loss
     return loss + consistency_weight * architecture_consistency(predicted, copy)
+
+
+def pairwise_ranking(
+    predicted: Tensor, measured: Tensor, weight: Tensor, order: Tensor, scale: float = 0.05
+) -> Tensor:
+    """Logistic loss on which of two networks is faster (RankNet, Burges et al., ICML 2005).
+
+    ``mean softplus(-sign(y_i - y_j) (p_i - p_j) / scale) * scale`` over the pairs that a shuffle
+    makes, on logarithms.
+
+    Args:
+        predicted: Logarithms of latencies, [..., B, P].
+        measured: The same of the measured ones.
+        weight: Bool, whether a label counts; a pair counts when both do.
+        order: int64 [B], a random permutation of the batch.
+        scale: Difference of logarithms at which two latencies count as apart.
+
+    Returns:
+        One loss for each leading index, [...].
+    """
+    gap = predicted - predicted[..., order, :]
+    sign = torch.sign(measured - measured[..., order, :])
+    both = weight & weight[..., order, :] & (sign != 0)
+    loss = torch.nn.functional.softplus(-sign * gap / scale) * scale * both
+    return loss.sum((-2, -1)) / both.sum((-2, -1)).clamp(min=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.errors import ConfigError, require_known
 from tvm_costmodel.training.regressor import Regressor
 
 _CLASSES = {
@@ -17,10 +18,11 @@ _CLASSES = {
     "xgboost": "tvm_costmodel.baselines.xgboost:XGBoostRegressor",
     "flops": "tvm_costmodel.baselines.flops:FlopsRegressor",
     "nnlp": "tvm_costmodel.training.nnlp:NnlpRegressor",
+    "roofline_former": "tvm_costmodel.training.roofline:RooflineFormerRegressor",
 }
 
-NETWORKS = ("nar_former_v2", "nar_former_v2_published", "nnlp")
-"""Predictors that a `TrainingConfig` describes the training of."""
+NETWORKS = ("nar_former_v2", "nar_former_v2_published", "nnlp", "roofline_former")
+"""Predictors that are trained by epochs and can go on from where they stopped."""
 
 
 class _Registry(Mapping[str, type[Regressor]]):
@@ -68,7 +70,7 @@ def build_regressor(
     Args:
         name: From the registry.
         seed: Of its training; the FLOPs predictor has none.
-        settings: Recipe to change: fields of `TrainingConfig` for networks, arguments of the
+        settings: Recipe to change: fields of its ``recipe`` for networks, arguments of the
             constructor for others.
         state_dir: Where a network keeps its state after every epoch.
         resume: Whether a network goes on from that state.
@@ -78,6 +80,8 @@ def build_regressor(
     """
     found: Any = regressor_class(name)
     changes = dict(settings or {})
+    taken = [f.name for f in fields(found.recipe)] if name in NETWORKS else _arguments(found)
+    require_known(changes, taken, f"{name} does not take these settings")
     try:
         if name in NETWORKS:
             recipe = replace(found.recipe, **{"seed": seed, **changes})
@@ -88,3 +92,8 @@ def build_regressor(
     except TypeError as error:
         raise ConfigError(f"{name} does not take these settings: {error}") from error
     return regressor
+
+
+def _arguments(constructor: Any) -> list[str]:
+    """Names of a constructor's arguments."""
+    return list(inspect.signature(constructor).parameters)

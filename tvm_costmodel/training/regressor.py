@@ -13,8 +13,9 @@ import numpy as np
 
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.training.calibration import Calibration
 from tvm_costmodel.training.checkpoint import read_card, write_checkpoint
-from tvm_costmodel.training.labels import check_labels
+from tvm_costmodel.training.labels import Kernels, check_labels
 from tvm_costmodel.training.metrics import evaluate
 
 if TYPE_CHECKING:
@@ -64,19 +65,23 @@ class Regressor(ABC):
         name: Name in the registry and in checkpoints.
         interval: Set by `fit`; None before.
         card: What the checkpoint says about its training (device, training set, metrics).
+        calibration: Correction for another device than the one it was trained for.
     """
 
     name: ClassVar[str]
 
     def __init__(self) -> None:
         self.interval: Interval | None = None
+        self._kernels: Sequence[Kernels] | None = None
         self.card: dict[str, Any] = {}
+        self.calibration: Calibration | None = None
 
     def fit(
         self,
         graphs: Sequence[OpGraph],
         latency_s: np.ndarray,
         validation: Labelled | None = None,
+        kernels: Sequence[Kernels] | None = None,
     ) -> Self:
         """Learns from measured networks.
 
@@ -85,6 +90,8 @@ class Regressor(ABC):
             latency_s: Measured seconds, one per network.
             validation: Networks and seconds for early stopping and for the interval; a tenth of
                 the training networks, chosen by the seed, when not given.
+            kernels: Measured kernels of each training network, for predictors that learn from
+                them too; needs ``validation``.
 
         Returns:
             This regressor.
@@ -94,11 +101,14 @@ class Regressor(ABC):
             GraphError: A graph has dimensions unknown until run time.
         """
         latency = check_labels(graphs, latency_s)
+        self.calibration = None
         if validation is None:
             (graphs, latency), (held, held_latency) = self._hold_out(graphs, latency)
         else:
             held, held_latency = validation[0], check_labels(*validation)
+        self._kernels = kernels if validation is not None else None
         self._fit(graphs, latency, held, held_latency)
+        self._kernels = None
         predicted = self.predict(held)
         self.interval = Interval.from_residuals(np.log(held_latency / predicted))
         self.card["trained_on"] = len(graphs)
@@ -116,7 +126,8 @@ class Regressor(ABC):
             raise CheckpointError(f"this {self.name} predictor is not trained: call fit or load")
         if not graphs:
             return np.zeros(0)
-        return self._predict(graphs)
+        latency = self._predict(graphs)
+        return self.calibration.apply(graphs, latency) if self.calibration else latency
 
     def save(self, directory: str | Path) -> Path:
         """Writes a checkpoint directory, whole or not at all.
@@ -130,6 +141,7 @@ class Regressor(ABC):
             "predictor": self.name,
             "label_unit": "s",
             "interval": asdict(self.interval) if self.interval else None,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
             **self.card,
             "model": self._describe(),
         }
@@ -147,12 +159,21 @@ class Regressor(ABC):
             regressor = cls._read(Path(directory), card["model"])
             interval = card["interval"]
             regressor.interval = Interval(**interval) if interval else None
+            calibration = card.get("calibration")
+            regressor.calibration = Calibration.from_dict(calibration) if calibration else None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{directory} does not hold a {cls.name} predictor of this version "
                 f"({type(error).__name__}: {error}): train it again with `tvm-costmodel train`"
             ) from error
-        model_keys = {"format", "format_version", "predictor", "label_unit", "interval"}
+        model_keys = {
+            "format",
+            "format_version",
+            "predictor",
+            "label_unit",
+            "interval",
+            "calibration",
+        }
         skip = model_keys | {"model", "weights"}
         regressor.card = {key: value for key, value in card.items() if key not in skip}
         return regressor

@@ -71,7 +71,9 @@ def train(
     split = random_split(labels.families, labels.hashes, seed)
     regressor = build_regressor(predictor, seed, settings, state_dir, resume)
     learn, held, test = (labels.subset(at) for at in (split.train, split.validation, split.test))
-    regressor.fit(learn.graphs, learn.latency_s, (held.graphs, held.latency_s))
+    regressor.fit(
+        learn.graphs, learn.latency_s, (held.graphs, held.latency_s), learn.kernels or None
+    )
     metrics = evaluate(regressor.predict(test.graphs), test.latency_s)
     regressor.card |= {
         "device": labels.device,

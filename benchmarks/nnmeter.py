@@ -1,0 +1,333 @@
+"""Latency predictors on nn-Meter's bench: four devices, networks and families never seen.
+
+    python benchmarks/nnmeter.py --data nnmeter_bench.npz [--predictors roofline_former,xgboost,...]
+        [--splits random,leave-one-family-out] [--seeds 3] [--epochs N] [--torch-device cuda]
+
+``random``: 80 % of the networks to train, 10 % to choose the epoch by, 10 % to test, equal graphs
+kept together. ``leave-one-family-out``: trained on ten families (5 % of their networks choose the
+epoch), tested on all of the eleventh. The roofline former learns all devices at once, every other
+predictor one device at a time. Encoded graphs are kept in ``--cache`` so that a second run starts
+at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``, every run's figures
+to ``.json``, and the splits, as lists of hashes, to ``results/nnmeter.splits.json.xz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import lzma
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import results_file
+from tvm_costmodel.baselines.features import features
+from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
+from tvm_costmodel.frontends.nnmeter import NnMeterBench
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.metrics import evaluate
+from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split
+
+SPLITS = ("random", "leave-one-family-out")
+PREDICTORS = ("roofline_former", "xgboost", "flops")
+_CHUNK = 150
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Everything that the predictors read of the networks, without the networks."""
+
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def latency_ms(self) -> np.ndarray:
+        """float64 [G, devices]."""
+        return self.arrays["latency_ms"]
+
+    def tokens(self) -> list[PhysicalTokens]:
+        """Tokens of every network."""
+        node, edge = self.arrays["node_ptr"], self.arrays["edge_ptr"]
+        parts = []
+        for i in range(len(node) - 1):
+            rows, edges = slice(node[i], node[i + 1]), slice(edge[i], edge[i + 1])
+            names = ("slot", "numbers", "work")
+            slot, numbers, work = (self.arrays[name][rows] for name in names)
+            anchor = self.arrays["anchor"][rows]
+            parts.append(PhysicalTokens(slot, numbers, work, self.arrays["edges"][edges], anchor))
+        return parts
+
+
+def _encode_chunk(job: tuple[str, Sequence[int]]) -> list[tuple[Any, ...]]:
+    bench, rows = NnMeterBench(job[0]), []
+    for i in job[1]:
+        graph = bench.graph(i)
+        tokens = PhysicalTokenizer().encode(graph)
+        table = (features([graph])[0], power_law_columns([graph])[0])
+        rows.append((tokens, graph.hash, *table))
+    return rows
+
+
+def encode(path: Path, cache: Path | None, jobs: int, every: int) -> Encoded:
+    """Encodes the bench, or reads what an earlier run encoded."""
+    if cache and cache.exists():
+        with np.load(cache, allow_pickle=False) as archive:
+            return Encoded(dict(archive))
+    bench = NnMeterBench(path)
+    chosen = np.arange(0, len(bench), every)
+    work = [(str(path), chosen[at : at + _CHUNK].tolist()) for at in range(0, len(chosen), _CHUNK)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+        rows = [row for part in pool.map(_encode_chunk, work) for row in part]
+    tokens = [row[0] for row in rows]
+    arrays = {
+        "slot": np.concatenate([t.slot for t in tokens]),
+        "numbers": np.concatenate([t.numbers for t in tokens]),
+        "work": np.concatenate([t.work for t in tokens]),
+        "anchor": np.concatenate([t.anchor for t in tokens]),
+        "edges": np.concatenate([t.edges for t in tokens]),
+        "node_ptr": np.cumsum([0, *(len(t) for t in tokens)]),
+        "edge_ptr": np.cumsum([0, *(len(t.edges) for t in tokens)]),
+        "hash": np.array([row[1] for row in rows]),
+        "features": np.array([row[2] for row in rows]),
+        "columns": np.array([row[3] for row in rows]),
+        "family": np.array(bench.families)[chosen],
+        "latency_ms": bench.latency_s[chosen] * 1e3,
+        "devices": np.array(bench.devices),
+    }
+    if cache:
+        np.savez(cache, **arrays)
+    return Encoded(arrays)
+
+
+def make_splits(encoded: Encoded, names: Sequence[str], seed: int) -> Iterator[tuple[str, Split]]:
+    """Every split of a seed with the name of its kind."""
+    families, hashes = encoded.arrays["family"].tolist(), encoded.arrays["hash"].tolist()
+    if "random" in names:
+        yield "random", random_split(families, hashes, seed)
+    if "leave-one-family-out" in names:
+        for split in leave_one_family_out(families, hashes, seed, validation=0.05):
+            yield "leave-one-family-out", split
+
+
+def run_tables(job: tuple[Path, str, int, Split]) -> tuple[str, np.ndarray]:
+    """A predictor of one device at a time on one split: seconds of the test networks."""
+    from tvm_costmodel.baselines.xgboost import Table, XGBoostRegressor
+
+    cache, name, seed, split = job
+    encoded = encode(Path(), cache, 1, 1)
+    table = Table(encoded.arrays["features"], encoded.arrays["columns"])
+    answers = np.full((len(split.test), encoded.latency_ms.shape[1]), np.nan)
+    for device, latency_ms in enumerate(encoded.latency_ms.T):
+        train, held = (
+            side[np.isfinite(latency_ms[side])] for side in (split.train, split.validation)
+        )
+        if name == "flops":
+            law = solve_power_law(table.columns[train], latency_ms[train])
+            answers[:, device] = np.exp(table.columns[split.test] @ law)
+            continue
+        regressor = XGBoostRegressor(seed=seed)
+        regressor.fit_table(
+            table.rows(train), latency_ms[train], table.rows(held), latency_ms[held]
+        )
+        answers[:, device] = regressor.predict_table(table.rows(split.test))
+    return name, answers
+
+
+def run_roofline(
+    encoded: Encoded, splits: Sequence[Split], seed: int, settings: dict[str, Any], device: str
+) -> list[np.ndarray]:
+    """The roofline former on all splits of a seed at once: ms of each split's test networks."""
+    import torch
+
+    from tvm_costmodel.models.roofline_former import RooflineFormerConfig
+    from tvm_costmodel.training.replicas import GraphSet, ReplicaConfig, ReplicaTrainer
+    from tvm_costmodel.training.roofline import new_networks
+
+    torch.set_float32_matmul_precision("high")
+    count = len(encoded.latency_ms)
+    train = np.array([np.isin(np.arange(count), split.train) for split in splits])
+    held = np.array([np.isin(np.arange(count), split.validation) for split in splits])
+    shape = {k: v for k, v in settings.items() if k in RooflineFormerConfig.__dataclass_fields__}
+    recipe = {k: v for k, v in settings.items() if k in ReplicaConfig.__dataclass_fields__}
+    config = RooflineFormerConfig(devices=encoded.latency_ms.shape[1], **shape)
+    networks = new_networks(config, len(splits), seed)
+    trainer = ReplicaTrainer(
+        networks,
+        ReplicaConfig(seed=seed, **recipe),
+        GraphSet(encoded.tokens(), device),
+        encoded.latency_ms,
+        train,
+        held,
+    )
+    trainer.run()
+    answers = trainer.predict(np.arange(count))
+    return [answers[m][split.test] for m, split in enumerate(splits)]
+
+
+def _roofline_job(job: tuple[Path, Sequence[Split], int, dict[str, Any], str]) -> list[np.ndarray]:
+    return run_roofline(encode(Path(), job[0], 1, 1), *job[1:])
+
+
+def score(
+    encoded: Encoded, name: str, kind: str, seed: int, split: Split, answers: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Figures of each device."""
+    for device, label in enumerate(encoded.arrays["devices"].tolist()):
+        measured = encoded.latency_ms[split.test, device]
+        known = np.isfinite(measured)
+        if known.any():
+            figures = evaluate(answers[known, device], measured[known]).to_dict()
+            yield {
+                "predictor": name,
+                "split": kind,
+                "part": split.name,
+                "device": label,
+                "seed": seed,
+                **{key: round(value, 4) for key, value in figures.items()},
+            }
+
+
+def ensemble(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Geometric mean over seeds of predictions for the same test networks."""
+    return np.exp(np.mean(np.log(np.array(answers)), axis=0))
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: one table of means for each kind of split, one of families."""
+    devices = list(dict.fromkeys(row["device"] for row in rows))
+    lines = []
+    for kind in dict.fromkeys(row["split"] for row in rows):
+        here = [row for row in rows if row["split"] == kind]
+        lines += [f"### {kind}", "", "MAPE % / within 10 % (mean ± deviation over seeds)", ""]
+        lines += ["| predictor | " + " | ".join(devices) + " |", "|---" * (len(devices) + 1) + "|"]
+        for name in dict.fromkeys(row["predictor"] for row in here):
+            cells = [
+                _cell([r for r in here if (r["predictor"], r["device"]) == (name, device)])
+                for device in devices
+            ]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+        if kind == "leave-one-family-out":
+            lines += _family_tables(here, devices)
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean over parts of each seed, then mean and deviation over seeds."""
+    seeds = sorted({row["seed"] for row in rows})
+    error = [np.mean([r["mape"] for r in rows if r["seed"] == seed]) for seed in seeds]
+    within = [np.mean([r["within_10"] for r in rows if r["seed"] == seed]) for seed in seeds]
+    if not seeds:
+        return "-"
+    spread = f" ± {np.std(error, ddof=1):.2f}" if len(seeds) > 1 else ""
+    return f"{np.mean(error):.2f}{spread} / {np.mean(within):.1f}"
+
+
+def _family_tables(rows: Sequence[dict[str, Any]], devices: Sequence[str]) -> list[str]:
+    lines = []
+    for device in devices:
+        here = [row for row in rows if row["device"] == device]
+        names = list(dict.fromkeys(row["predictor"] for row in here))
+        lines += [f"{device}, each family left out:", ""]
+        lines += ["| family | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for part in dict.fromkeys(row["part"] for row in here):
+            cells = [
+                _cell([r for r in here if (r["part"], r["predictor"]) == (part, name)])
+                for name in names
+            ]
+            lines.append(f"| {part} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def write_splits(encoded: Encoded, seeds: Sequence[int], names: Sequence[str]) -> None:
+    """Test and validation hashes (8 digits) of random splits; digests of all sides of others."""
+    short = [str(graph)[:8] for graph in encoded.arrays["hash"]]
+    found: dict[str, Any] = {}
+    for seed in seeds:
+        for kind, split in make_splits(encoded, names, seed):
+            sides = {"train": split.train, "validation": split.validation, "test": split.test}
+            lists = {side: sorted(short[i] for i in at) for side, at in sides.items()}
+            entry: dict[str, Any] = {
+                side: hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+                for side, names in lists.items()
+            }
+            entry["validation_hashes"] = lists["validation"]
+            if kind == "random":
+                entry["test_hashes"] = lists["test"]
+            found[f"{kind} {split.name} seed {seed}"] = entry
+    text = json.dumps(found, indent=0, sort_keys=True)
+    path = results_file.RESULTS / "nnmeter.splits.json.xz"
+    path.write_bytes(lzma.compress(text.encode(), preset=9))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="nnmeter_bench.npz")
+    parser.add_argument("--cache", type=Path, default=Path("nnmeter_encoded.npz"))
+    parser.add_argument("--predictors", default=",".join(PREDICTORS))
+    parser.add_argument("--splits", default=",".join(SPLITS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of the recipe")
+    parser.add_argument("--torch-device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th network")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="rows (.json) of others")
+    parser.add_argument("--answers", type=Path, help="also keep every prediction (.npz)")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    encoded = encode(args.data, args.cache, args.jobs, args.every)
+    print(f"{len(encoded.latency_ms)} networks encoded, {time.perf_counter() - started:.0f} s")
+    names, kinds = args.predictors.split(","), args.splits.split(",")
+    settings = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, list[np.ndarray]] = {}
+    by_seed = {seed: list(make_splits(encoded, kinds, seed)) for seed in range(args.seeds)}
+    pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"))
+    with pool:
+        waiting = []
+        for seed, splits in by_seed.items():
+            if "roofline_former" in names:
+                job = (args.cache, [s for _, s in splits], seed, settings, args.torch_device)
+                waiting.append(("roofline_former", seed, pool.submit(_roofline_job, job)))
+            for name in names:
+                if name != "roofline_former":
+                    jobs = [pool.submit(run_tables, (args.cache, name, seed, s)) for _, s in splits]
+                    waiting += [(name, seed, jobs)]  # type: ignore[list-item]
+        for name, seed, job in waiting:
+            answers = job.result() if not isinstance(job, list) else [j.result()[1] for j in job]
+            for (kind, split), found in zip(by_seed[seed], answers, strict=True):
+                rows += score(encoded, name, kind, seed, split, found)
+                kept.setdefault(f"{name}|{kind}|{split.name}", []).append(found)
+            print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    for key, found in kept.items():
+        name, kind, part = key.split("|")
+        if name == "roofline_former" and kind != "random" and len(found) > 1:
+            split = next(s for k, s in by_seed[0] if (k, s.name) == (kind, part))
+            rows += score(encoded, f"{name} x{len(found)}", kind, 0, split, ensemble(found))
+    if args.answers:
+        np.savez(args.answers, **{f"{k}|{i}": a for k, f in kept.items() for i, a in enumerate(f)})
+    others = [row for path in args.also for row in json.loads(path.read_text())]
+    rows += [row for row in others if row["predictor"] not in {r["predictor"] for r in rows}]
+    table = tables(rows)
+    print(table)
+    write_splits(encoded, list(by_seed), kinds)
+    path = results_file.write(
+        "Predictors on nn-Meter's bench",
+        f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "
+        "the epoch is chosen on validation networks, never on test networks. "
+        f"`roofline_former x{args.seeds}` is the geometric mean of the seeds' predictions.",
+        table,
+        stem="nnmeter",
+    )
+    path.with_suffix(".json").write_text(json.dumps(rows, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main()

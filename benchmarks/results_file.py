@@ -1,0 +1,65 @@
+"""Where benchmarks leave their tables: ``results/NAME.<machine>.md``, with environment and command.
+
+Not a benchmark itself; those in this folder share it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.profiling.environment import describe, machine_facts
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def write(
+    title: str,
+    protocol: str,
+    body: str,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    stem: str = "",
+    subject: str = "",
+    also: str = "",
+) -> Path:
+    """Writes a benchmark's table as Markdown.
+
+    Args:
+        title: Heading.
+        protocol: How the figures were taken.
+        body: The tables.
+        facts: Machine and software as `machine_facts` gives them; this machine's by default.
+        stem: First part of the file's name; the running script's name by default.
+        subject: Second part; the processor's name by default.
+        also: Software and settings that ``facts`` does not hold.
+
+    Returns:
+        The file, which is also told on standard output.
+    """
+    facts = machine_facts() if facts is None else facts
+    subject = subject or machine_name(facts)
+    path = RESULTS / f"{stem or Path(sys.argv[0]).stem}.{subject}.md"
+    environment = ", ".join(filter(None, (describe(facts), also)))
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(
+        f"# {title}\n\n{protocol}\n{environment}.\nMade by `{command_line()}`.\n\n{body}\n"
+    )
+    print(f"written to {path}")
+    return path
+
+
+def machine_name(facts: Mapping[str, Any]) -> str:
+    """The processor's name as part of a file's name, such as ``amd-epyc``."""
+    model = facts.get("cpu", {}).get("model name", "unknown")
+    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+
+
+def command_line() -> str:
+    """The command that is running, without the folders of absolute paths."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])

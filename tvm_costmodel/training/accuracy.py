@@ -1,0 +1,266 @@
+"""Regressors from cells to accuracy: fit, predict, score, save, load.
+
+The counterpart of `training.regressor`, which is about latency of whole networks. A cell is an
+`OpGraph` of `frontends.nasbench`; accuracy is in percent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.training.checkpoint import read_card, write_checkpoint
+from tvm_costmodel.training.metrics import kendall_tau
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+LabelledCells = tuple[Sequence[OpGraph], np.ndarray]
+
+_CLASSES = {
+    "cell_process": "tvm_costmodel.training.accuracy_structures:CellProcessAccuracy",
+    "xgboost_paths": "tvm_costmodel.training.accuracy_structures:XGBoostPathsAccuracy",
+    "nar_former": "tvm_costmodel.training.accuracy_networks:NarFormerAccuracy",
+    "nar_former_v2_cells": "tvm_costmodel.training.accuracy_networks:NarFormerV2Accuracy",
+    "nn_former": "tvm_costmodel.training.accuracy_networks:NnFormerAccuracy",
+}
+
+ACCURACY_REGRESSORS = tuple(_CLASSES)
+"""Names that `accuracy_regressor_class` knows."""
+
+
+def accuracy_regressor_class(name: str) -> type[AccuracyRegressor]:
+    """The class of a regressor, imported when it is asked for.
+
+    Raises:
+        ConfigError: No regressor has this name.
+    """
+    if name not in _CLASSES:
+        raise ConfigError(f"unknown accuracy predictor {name!r}; known: {', '.join(_CLASSES)}")
+    module, _, attribute = _CLASSES[name].partition(":")
+    found: type[AccuracyRegressor] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+class AccuracyRegressor(ABC):
+    """Accuracy of cells.
+
+    Args:
+        operations: The benchmark's operations, such as `tokenizer.cells.NASBENCH101`.
+        seed: Of everything random.
+        device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        name: Name in checkpoints.
+        card: What the checkpoint says about its training.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, operations: Sequence[str], seed: int = 0, device: str = "cpu") -> None:
+        self.operations = tuple(operations)
+        self.seed, self.device = seed, device
+        self.card: dict[str, Any] = {}
+
+    def fit(
+        self,
+        cells: Sequence[OpGraph],
+        accuracy: np.ndarray,
+        validation: LabelledCells | None = None,
+    ) -> Self:
+        """Learns from trained cells.
+
+        Args:
+            cells: The cells.
+            accuracy: Percent, one per cell.
+            validation: Cells whose Kendall tau is written into the card; nothing is chosen by it.
+
+        Raises:
+            ConfigError: A label is not in (0, 100], lengths differ, fewer than 10 cells, or a
+                validation cell is also a training cell.
+            GraphError: A cell has an operation that the benchmark does not.
+        """
+        labels = check_accuracies(cells, accuracy)
+        if len(cells) < 10:
+            raise ConfigError(f"{len(cells)} cells are too few to learn from: give at least 10")
+        if validation is not None:
+            check_accuracies(*validation)
+            both = {cell.hash for cell in cells} & {cell.hash for cell in validation[0]}
+            if both:
+                raise ConfigError(
+                    f"{len(both)} cells are in training and validation, {min(both)} first: "
+                    "split by graph hash"
+                )
+        self._fit(cells, labels)
+        self.card["trained_on"] = len(cells)
+        if validation is not None:
+            tau = kendall_tau(self.predict(validation[0]), np.asarray(validation[1], float))
+            self.card["validation_kendall_tau"] = tau if np.isfinite(tau) else None
+        return self
+
+    def predict(self, cells: Sequence[OpGraph]) -> np.ndarray:
+        """Accuracy in percent of each cell, float64 [G].
+
+        Raises:
+            CheckpointError: The regressor was neither fitted nor loaded.
+            GraphError: A cell has an operation that the benchmark does not.
+        """
+        if not self._is_fitted():
+            raise CheckpointError(f"this {self.name} predictor is not trained: call fit or load")
+        return self._predict(cells) if cells else np.zeros(0)
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes a checkpoint directory, whole or not at all.
+
+        Raises:
+            CheckpointError: Not fitted, or the directory holds something else.
+        """
+        if not self._is_fitted():
+            raise CheckpointError(f"this {self.name} predictor is not trained: call fit first")
+        card = {
+            "predictor": f"accuracy/{self.name}",
+            "label_unit": "percent",
+            "operations": list(self.operations),
+            **self.card,
+            "model": self._describe(),
+        }
+        return write_checkpoint(directory, card, self._write)
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str = "cpu") -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: Missing, damaged, or of another predictor or version.
+        """
+        card = read_card(directory, f"accuracy/{cls.name}")
+        try:
+            regressor = cls._read(Path(directory), card["model"], card["operations"], device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{directory} does not hold a {cls.name} predictor of this version "
+                f"({type(error).__name__}: {error}): train it again"
+            ) from error
+        own = ("trained_on", "validation_kendall_tau")
+        regressor.card = {key: card[key] for key in own if key in card}
+        return regressor
+
+    @abstractmethod
+    def _fit(self, cells: Sequence[OpGraph], accuracy: np.ndarray) -> None:
+        """Learns; labels are checked."""
+
+    @abstractmethod
+    def _predict(self, cells: Sequence[OpGraph]) -> np.ndarray:
+        """Percent, of at least one cell."""
+
+    @abstractmethod
+    def _is_fitted(self) -> bool:
+        """Whether there is something to predict with."""
+
+    @abstractmethod
+    def _describe(self) -> Mapping[str, Any]:
+        """JSON values from which `_read` makes an equal regressor, weights apart."""
+
+    @abstractmethod
+    def _write(self, folder: Path) -> None:
+        """Writes the one file of weights."""
+
+    @classmethod
+    @abstractmethod
+    def _read(
+        cls, folder: Path, description: Mapping[str, Any], operations: Sequence[str], device: str
+    ) -> Self:
+        """The regressor that `_describe` and `_write` recorded."""
+
+
+def check_accuracies(cells: Sequence[OpGraph], accuracy: np.ndarray) -> np.ndarray:
+    """Accuracies as float64 [G].
+
+    Raises:
+        ConfigError: Lengths differ, or one is not above 0 and at most 100.
+    """
+    labels = np.asarray(accuracy, dtype=np.float64)
+    if labels.shape != (len(cells),):
+        raise ConfigError(f"{len(cells)} cells need as many accuracies, got {labels.shape}")
+    wrong = np.flatnonzero(~((labels > 0) & (labels <= 100)))
+    if len(wrong):
+        raise ConfigError(
+            f"accuracy {labels[wrong[0]]} of cell {wrong[0]} is not in (0, 100] percent: "
+            "leave the cell out"
+        )
+    return labels
+
+
+class RankScale:
+    """Accuracies to ranks of zero mean and unit variance, and back.
+
+    A rank weighs every pair of cells alike, as Kendall's tau does; most cells' accuracies lie
+    within a few points while a few are at chance.
+
+    Args:
+        accuracy: Training accuracies, percent.
+    """
+
+    def __init__(self, accuracy: np.ndarray) -> None:
+        self.accuracy = np.sort(np.asarray(accuracy, dtype=np.float64))
+
+    def target(self, accuracy: np.ndarray) -> np.ndarray:
+        """Scaled mid-ranks of the training accuracies, float64 [N]."""
+        low = np.searchsorted(self.accuracy, accuracy, "left")
+        high = np.searchsorted(self.accuracy, accuracy, "right")
+        return ((low + high) / (2 * len(self.accuracy)) - 0.5) * np.sqrt(12.0)
+
+    def percent(self, score: np.ndarray) -> np.ndarray:
+        """Accuracy that a score stands for; rises strictly with it, also beyond both ends."""
+        count = len(self.accuracy)
+        at = ((np.arange(count) + 0.5) / count - 0.5) * np.sqrt(12.0)
+        found = np.interp(score, at, self.accuracy)
+        return found + 1e-3 * score  # keeps order where training accuracies are equal
+
+
+@dataclass(frozen=True)
+class LabelStretch:
+    """Accuracies drawn apart: ``center * (accuracy / center) ** power``, which keeps their order.
+
+    The ranking and the consistency term of a network's loss are absolute differences, so dropout's
+    noise counts in them by its size while the base loss counts errors by their square. Where labels
+    lie within a percent of each other (DARTS) the noise weighs more, and answering the same for
+    every cell, with the head's units off, is the best that a network finds.
+
+    Attributes:
+        center: Geometric mean of the training accuracies.
+        power: At least 1; 1 leaves them as they are.
+    """
+
+    center: float = 1.0
+    power: float = 1.0
+
+    @classmethod
+    def to_spread(cls, accuracy: np.ndarray, spread: float) -> LabelStretch:
+        """The least stretch under which logarithms of these have this standard deviation."""
+        logarithms = np.log(accuracy)
+        found = float(logarithms.std())
+        if not 0 < found < spread:
+            return cls()
+        return cls(float(np.exp(logarithms.mean())), spread / found)
+
+    def apply(self, accuracy: np.ndarray) -> np.ndarray:
+        """Stretched accuracies."""
+        if self.power == 1.0:
+            return accuracy
+        return self.center * (accuracy / self.center) ** self.power
+
+    def undo(self, stretched: np.ndarray) -> np.ndarray:
+        """Accuracies that `apply` stretched; negative answers of a network count as 0."""
+        if self.power == 1.0:
+            return stretched
+        found = self.center * (np.maximum(stretched, 0.0) / self.center) ** (1.0 / self.power)
+        return np.asarray(found)

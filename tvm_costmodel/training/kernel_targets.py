@@ -1,0 +1,93 @@
+"""What a network's kernels took, as targets for the operators that they compute.
+
+A whole network's label says what its operators cost together; the measured time of each kernel says
+which of them cost it. A kernel is found again in the graph by what no compiler pass changes: that
+it is a convolution, a matrix product or a pooling, and how many elements it reads and writes.
+Operators that agree on those form one group, whose predicted latencies shall add up to what the
+group's kernels took. A group is left out unless it has as many operators as kernel calls.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.tokenizer.physical import PhysicalTokens
+
+_KINDS = {
+    "conv2d": ("conv2d", "conv1d", "conv3d"),
+    "product": ("dense", "matmul"),
+    "pool": ("max_pool2d", "avg_pool2d"),
+}
+_KIND_OF_OPERATOR = {op: kind for kind, ops in _KINDS.items() for op in ops}
+_IN_NAME = re.compile(r"conv[123]d|dense|matmul|max_pool2d|avg_pool2d")
+
+Key = tuple[str, int, int]
+
+
+class Kernel(Protocol):
+    """What is needed of `tvm_costmodel.profiling.measurement.KernelTime`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def calls(self) -> int: ...  # noqa: D102
+    @property
+    def latency_s(self) -> float: ...  # noqa: D102
+    @property
+    def parameters(self) -> tuple[tuple[tuple[int, ...], str], ...]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTargets:
+    """Groups of one graph's tokens.
+
+    Attributes:
+        group: int64 [N], group of each token, -1 for none.
+        target_ms: float64 [K], what each group's kernels took.
+    """
+
+    group: np.ndarray
+    target_ms: np.ndarray
+
+
+def kernel_targets(
+    graph: OpGraph, tokens: PhysicalTokens, kernels: Sequence[Kernel]
+) -> KernelTargets:
+    """Groups tokens by the kernels that compute them.
+
+    Args:
+        graph: The network.
+        tokens: Its tokens.
+        kernels: Measured kernels; none gives no groups.
+    """
+    calls: dict[Key, int] = defaultdict(int)
+    took: dict[Key, float] = defaultdict(float)
+    for kernel in kernels:
+        found = _IN_NAME.search(kernel.name)
+        if found and len(kernel.parameters) >= 2:
+            shapes = [shape for shape, _ in kernel.parameters]
+            kind = _KIND_OF_OPERATOR[found.group()]
+            key = (kind, math.prod(shapes[0]), math.prod(shapes[-1]))
+            calls[key] += kernel.calls
+            took[key] += kernel.calls * kernel.latency_s * 1e3
+    members: dict[Key, list[int]] = defaultdict(list)
+    for token, i in enumerate(tokens.anchor.tolist()):
+        kind = _KIND_OF_OPERATOR.get(graph.operators[i].op, "")
+        reads = graph.input_types(i)
+        if kind and reads:
+            written = graph.operators[i].outputs[0].elements
+            members[kind, reads[0].elements, written].append(token)
+    group, target = np.full(len(tokens), -1, dtype=np.int64), []
+    for key, at in members.items():
+        if calls.get(key) == len(at):
+            group[at] = len(target)
+            target.append(took[key])
+    return KernelTargets(group, np.array(target))

@@ -1,0 +1,447 @@
+"""Trains several roofline formers at once on one set of graphs, each on networks of its own.
+
+Cross-validation, leave-one-family-out tables, ensembles and seeds all train the same network many
+times on almost the same networks. One small network leaves a GPU idle between its kernels, so the
+replicas run as one: their weights are stacked along a leading axis, every step makes one batch,
+and each replica's loss counts only the networks that it may learn from. The results are those of
+separate trainings that happen to share the order of their batches.
+
+Shape legend: ``M`` replicas, ``G`` graphs of the set, ``B`` of a batch, ``P`` devices.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+from tqdm import tqdm
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.models.roofline_former import GraphBatch, RooflineFormer
+from tvm_costmodel.tokenizer.physical import PhysicalTokens
+from tvm_costmodel.training.kernel_targets import KernelTargets
+from tvm_costmodel.training.losses import pairwise_ranking
+from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReplicaConfig:
+    """How roofline formers are trained.
+
+    Attributes:
+        epochs: Passes over the training networks.
+        batch_size: Networks per step.
+        learning_rate: Peak rate of AdamW; it rises linearly, then falls as a cosine to 0.
+        warmup: Share of all steps over which it rises.
+        weight_decay: Of matrices; vectors have none.
+        ranking: Weight of the pairwise ranking loss beside the mean absolute error of the log.
+        kernels: Weight of the error of kernels, where a set has their times: the absolute error of
+            the log of each group of kernels, weighted by the group's share of the network.
+        prior: Weight of the mean squared correction: what the networks do not tell stays physical.
+        clip: Largest norm of a step's gradient, for each replica.
+        patience: Epochs without a better validation error after which training stops.
+        seed: Of the weights and of the shuffles.
+        bfloat16: Whether matrix products on a GPU run in bfloat16.
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    ranking: float = 0.0
+    kernels: float = 0.5
+    prior: float = 0.0
+    clip: float = 1.0
+    patience: int = 60
+    seed: int = 0
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.patience) < 1:
+            raise ConfigError(
+                f"epochs {self.epochs}, batch_size {self.batch_size} and patience "
+                f"{self.patience} must be at least 1"
+            )
+        if min(self.learning_rate, self.clip) <= 0 or not 0 <= self.warmup < 1:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate} and clip {self.clip} must be above 0, "
+                f"warmup {self.warmup} in [0, 1)"
+            )
+
+
+class GraphSet:
+    """Many graphs' tokens as one set of tensors, from which batches are gathered.
+
+    Args:
+        tokens: One per graph.
+        device: Where the tensors live.
+        targets: Kernels of each graph on the first device; none when not given.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[PhysicalTokens],
+        device: str = "cpu",
+        targets: Sequence[KernelTargets] | None = None,
+    ) -> None:
+        counts = np.array([len(graph) for graph in tokens])
+        edges = np.array([len(graph.edges) for graph in tokens])
+        self.device = torch.device(device)
+        self._nodes = np.concatenate([[0], np.cumsum(counts)])
+        self._edges = np.concatenate([[0], np.cumsum(edges)])
+        self._edge = np.concatenate([graph.edges.reshape(-1, 2) for graph in tokens]).astype(int)
+        self._slot = self._tensor(np.concatenate([graph.slot for graph in tokens]))
+        self._numbers = self._tensor(np.concatenate([graph.numbers for graph in tokens]))
+        self._work = self._tensor(np.concatenate([graph.work for graph in tokens]))
+        self._target_ms = [target.target_ms for target in targets] if targets else None
+        self._group = np.concatenate([target.group for target in targets]) if targets else None
+        self.totals = np.array([graph.work.sum(axis=0) for graph in tokens])
+        """float [G, 3]: each graph's work."""
+
+    def __len__(self) -> int:
+        return len(self._nodes) - 1
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def batch(self, graphs: np.ndarray) -> GraphBatch:
+        """The graphs at these indices, int64 [B], one after the other."""
+        rows, counts = _ranges(self._nodes, graphs)
+        edges, edge_counts = _ranges(self._edges, graphs)
+        first = np.cumsum(counts) - counts
+        pairs = self._edge[edges] + np.repeat(first, edge_counts)[:, None]
+        own = np.arange(len(rows))
+        index = self._tensor(rows)
+        return GraphBatch(
+            slot=self._slot[index],
+            numbers=self._numbers[index],
+            work=self._work[index],
+            source=self._tensor(np.concatenate([own, pairs[:, 0]])),
+            target=self._tensor(np.concatenate([own, pairs[:, 1]])),
+            graph=self._tensor(np.repeat(np.arange(len(graphs)), counts)),
+            graphs=len(graphs),
+        )
+
+    def kernels(self, graphs: np.ndarray) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Groups of kernels of these graphs.
+
+        Returns:
+            The group of each of their tokens [R] (one past the last for none), what each group's
+            kernels took in ms [K], and the graph that each group belongs to [K]; None where
+            nothing is known of them.
+        """
+        if self._target_ms is None or self._group is None:
+            return None
+        rows, counts = _ranges(self._nodes, graphs)
+        targets = [self._target_ms[i] for i in graphs]
+        sizes = np.array([len(target) for target in targets])
+        first = np.cumsum(sizes) - sizes
+        group = self._group[rows]
+        group = np.where(group < 0, sizes.sum(), group + np.repeat(first, counts))
+        owner = np.repeat(np.arange(len(graphs)), sizes)
+        took = np.concatenate([*targets, np.zeros(0)]).astype(np.float32)
+        return self._tensor(group), self._tensor(took), self._tensor(owner)
+
+
+def _ranges(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the chosen segments, one after the other, and the segments' lengths."""
+    counts = offsets[chosen + 1] - offsets[chosen]
+    starts = np.repeat(offsets[chosen] - (np.cumsum(counts) - counts), counts)
+    return starts + np.arange(counts.sum()), counts
+
+
+def _kernel_error(
+    parts: Tensor, kernels: tuple[Tensor, Tensor, Tensor], log_latency: Tensor, counted: Tensor
+) -> Tensor:
+    """Mean over graphs of their kernels' error, [M].
+
+    Args:
+        parts: Predicted ms of every token, [M, R].
+        kernels: From `GraphSet.kernels`.
+        log_latency: Log of the measured ms of every graph, [B].
+        counted: Bool [M, B], the graphs that each replica may learn from.
+    """
+    group, took, owner = kernels
+    sums = parts.new_zeros(len(parts), len(took) + 1).index_add(1, group, parts)[:, :-1]
+    share = (took / torch.exp(log_latency)[owner]).clamp(max=1.0)
+    error = torch.abs(torch.log(sums) - torch.log(took)) * share * counted[:, owner]
+    return error.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def roofline_level(work: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+    """Logarithms of ms per unit of work that fit the relative error best, float [3].
+
+    Non-negative least squares of ``latency ~ work @ e^level`` with every row divided by its
+    latency. A kind of work that explains nothing keeps a thousandth of what the whole would need.
+
+    Args:
+        work: [G, 3], see `tvm_costmodel.tokenizer.physical.WORK`.
+        latency_ms: [G].
+    """
+    from scipy.optimize import nnls
+
+    scaled = work / latency_ms[:, None]
+    found = nnls(scaled, np.ones(len(scaled)))[0]
+    floor = 1e-3 / np.maximum(scaled.mean(axis=0), 1e-12)
+    return np.log(np.maximum(found, floor))
+
+
+@dataclass(frozen=True, eq=False)
+class ReplicaProgress:
+    """What a training of replicas left behind.
+
+    Attributes:
+        best_epoch: int [M], epoch whose weights were kept.
+        best_error: float [M], validation MAPE of that epoch, percent, mean over devices.
+        history: One row per epoch: mean loss and each replica's validation MAPE.
+    """
+
+    best_epoch: np.ndarray
+    best_error: np.ndarray
+    history: list[tuple[float, np.ndarray]] = field(default_factory=list)
+
+
+class ReplicaTrainer:
+    """Trains replicas and keeps the weights of each one's best epoch.
+
+    Args:
+        networks: The replicas, of one configuration; trained in place.
+        config: The recipe.
+        graphs: All graphs.
+        latency_ms: [G, P], NaN where a device did not measure a graph.
+        train: bool [M, G], what each replica learns from.
+        validation: bool [M, G], what each replica's epoch is chosen by.
+        state_dir: Where to keep the state after each epoch; nowhere when not given.
+        resume: Go on from the state in ``state_dir`` when there is one.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[RooflineFormer],
+        config: ReplicaConfig,
+        graphs: GraphSet,
+        latency_ms: np.ndarray,
+        train: np.ndarray,
+        validation: np.ndarray,
+        state_dir: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.networks, self.config, self.graphs = list(networks), config, graphs
+        self.train, self.validation = train, validation
+        self.latency_ms = latency_ms
+        self._log = torch.from_numpy(np.log(latency_ms)).float().to(graphs.device)
+        self._train = torch.from_numpy(train).to(graphs.device)
+        for m, network in enumerate(self.networks):
+            network.set_level(torch.from_numpy(self._levels(train[m])).float())
+            network.to(graphs.device)
+            network.set_scaling(graphs.batch(np.flatnonzero(train[m])).numbers)
+        self._skeleton = copy.deepcopy(self.networks[0]).to("meta")
+        self.parameters, self._buffers = stack_module_state(self.networks)
+        matrices = [p for p in self.parameters.values() if p.dim() > 2]
+        vectors = [p for p in self.parameters.values() if p.dim() <= 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self._used = np.flatnonzero(train.any(axis=0))
+        self.steps_per_epoch = math.ceil(len(self._used) / config.batch_size)
+        count = len(self.networks)
+        self.progress = ReplicaProgress(np.zeros(count, int), np.full(count, math.inf))
+        self._best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._state_path = state_dir / STATE_FILE if state_dir else None
+        if resume and self._state_path and self._state_path.exists():
+            self._load_state(self._state_path)
+
+    def _levels(self, train: np.ndarray) -> np.ndarray:
+        """Starting levels of every device, [P, 3], from the networks that may be learnt from."""
+        levels = []
+        for column in self.latency_ms.T:
+            known = np.flatnonzero(train & np.isfinite(column))
+            levels.append(roofline_level(self.graphs.totals[known], column[known]))
+        return np.array(levels)
+
+    def run(self) -> ReplicaProgress:
+        """Trains to the end or until no replica becomes better; then the best weights are in place.
+
+        Raises:
+            ConfigError: The loss is no longer a number.
+        """
+        start = len(self.progress.history)
+        with tqdm(total=self.config.epochs, initial=start, unit="epoch", disable=None) as bar:
+            for epoch in range(start, self.config.epochs):
+                if epoch - self.progress.best_epoch.max() >= self.config.patience:
+                    break
+                loss = self._run_epoch(epoch)
+                if not math.isfinite(loss):
+                    raise ConfigError(
+                        f"the loss is {loss} in epoch {epoch + 1}: lower learning_rate "
+                        f"(it is {self.config.learning_rate})"
+                    )
+                self._judge(epoch + 1, loss)
+                bar.set_postfix_str(f"best {self.progress.best_error.mean():.2f} %")
+                bar.update()
+                if self._state_path:
+                    self._save_state(self._state_path)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self._best[name])
+            for m, network in enumerate(self.networks):
+                best = {name: value[m] for name, value in self._best.items()}
+                network.load_state_dict(best, strict=False)  # buffers have not changed
+                network.eval()
+        return self.progress
+
+    def _run_epoch(self, epoch: int) -> float:
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self._used)
+        losses = []
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
+            losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
+        return float(torch.stack(losses).mean())
+
+    def _step(self, chosen: np.ndarray, step: int) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate(step)
+        at = torch.from_numpy(chosen).to(self.graphs.device)
+        measured, counted = self._log[at], self._train[:, at]
+        known = torch.isfinite(measured)
+        weight = counted.unsqueeze(-1) & known  # [M, B, P]
+        latency, parts, corrections = self._forward(self.graphs.batch(chosen))
+        predicted = torch.log(latency)
+        target = torch.nan_to_num(measured)
+        error = torch.abs(predicted - target) * weight
+        losses = error.sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        losses = losses + self.config.prior * corrections
+        kernels = self.graphs.kernels(chosen) if self.config.kernels else None
+        if kernels is not None:
+            losses = losses + self.config.kernels * _kernel_error(
+                parts[..., 0], kernels, target[:, 0], counted
+            )
+        if self.config.ranking:
+            order = torch.randperm(len(chosen), device=at.device)
+            losses = losses + self.config.ranking * pairwise_ranking(
+                predicted, target.expand_as(predicted), weight, order
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self._clip()
+        self.optimizer.step()
+        return losses.detach().mean()
+
+    def _forward(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Latency [M, B, P] and its parts [M, R, P] in ms, and mean squared corrections [M]."""
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            out: tuple[Tensor, Tensor] = functional_call(
+                self._skeleton, (parameters, buffers), (batch,)
+            )
+            return out
+
+        kind = self.graphs.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.bfloat16 and kind == "cuda"):
+            if len(self.networks) == 1:
+                single = {name: p[0] for name, p in self.parameters.items()}
+                found = one(single, {name: b[0] for name, b in self._buffers.items()})
+                return found[0][None], found[1][None], found[2][None]
+            out: tuple[Tensor, Tensor, Tensor] = vmap(one, randomness="different")(
+                self.parameters, self._buffers
+            )
+            return out
+
+    def _clip(self) -> None:
+        """Scales each replica's gradient to norm `clip` at most."""
+        with torch.no_grad():
+            gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)  # [M]
+            factor = (self.config.clip / (norms + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak rate at a step."""
+        total = self.config.epochs * self.steps_per_epoch
+        rise = max(1.0, self.config.warmup * total)
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
+
+    def _judge(self, epoch: int, loss: float) -> None:
+        """Keeps the weights of the replicas whose validation error is the best so far."""
+        at = np.flatnonzero(self.validation.any(axis=0))
+        predicted, measured = self.predict(at), self.latency_ms[at]
+        error = np.abs(predicted / measured - 1.0) * 100
+        counted = self.validation[:, at, None] & np.isfinite(measured)
+        errors = np.array([error[m][counted[m]].mean() for m in range(len(error))])
+        logger.info("epoch %d: loss %.4f, validation %s", epoch, loss, np.round(errors, 2))
+        self.progress.history.append((loss, errors))
+        better = errors < self.progress.best_error
+        self.progress.best_error[better] = errors[better]
+        self.progress.best_epoch[better] = epoch
+        for name, value in self.parameters.items():
+            self._best[name][better] = value.detach()[better]
+
+    def predict(self, graphs: np.ndarray, chunk: int = 256) -> np.ndarray:
+        """Latency in ms with the present weights, float64 [M, len(graphs), P]."""
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(graphs), chunk):
+                batch = self.graphs.batch(graphs[start : start + chunk])
+                parts.append(self._forward(batch)[0].double().cpu().numpy())
+        return np.concatenate(parts, axis=1)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Hash of everything that a resumed training must share with the interrupted one."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.config, self.networks[0].config):
+            digest.update(repr(part).encode())
+        for array in (self.latency_ms, self.train, self.validation, self.graphs.totals):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _save_state(self, path: Path) -> None:
+        moments = {
+            f"{key}.{name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        progress = {
+            "best_epoch": self.progress.best_epoch.tolist(),
+            "best_error": self.progress.best_error.tolist(),
+            "history": [(loss, errors.tolist()) for loss, errors in self.progress.history],
+        }
+        groups = {"weights": self.parameters, "best": self._best, "adam": moments}
+        save_state(path, groups, progress, self._fingerprint)
+
+    def _load_state(self, path: Path) -> None:
+        groups, progress = load_state(path, self._fingerprint)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(groups["weights"][name])
+                self.optimizer.state[parameter] = {
+                    key: groups["adam"][f"{key}.{name}"].to(parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        self._best = {name: best.to(self.graphs.device) for name, best in groups["best"].items()}
+        self.progress = ReplicaProgress(
+            np.array(progress["best_epoch"]),
+            np.array(progress["best_error"]),
+            [(loss, np.array(errors)) for loss, errors in progress["history"]],
+        )

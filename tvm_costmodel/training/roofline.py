@@ -1,0 +1,191 @@
+"""The roofline former as a regressor: a few members, trained together, that answer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+
+from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
+from tvm_costmodel.training.regressor import Regressor
+from tvm_costmodel.training.replicas import GraphSet, ReplicaConfig, ReplicaTrainer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WEIGHTS = "model.safetensors"
+_CHUNK = 256
+
+
+class RooflineFormerRegressor(Regressor):
+    """Directed attention and a roofline for each operator; the mean of the members' logarithms.
+
+    Args:
+        training: The recipe; `recipe` by default.
+        model: Shape of the network.
+        members: Networks that are trained on the same labels from different weights.
+        device: ``cpu`` or ``cuda``.
+        state_dir: Where training keeps its state after every epoch; nowhere when not given.
+        resume: Go on from the state in ``state_dir`` when there is one.
+    """
+
+    name = "roofline_former"
+    recipe: ClassVar[ReplicaConfig] = ReplicaConfig()
+    config_class: ClassVar[type[RooflineFormerConfig]] = RooflineFormerConfig
+
+    def __init__(
+        self,
+        training: ReplicaConfig | None = None,
+        model: RooflineFormerConfig | None = None,
+        members: int = 3,
+        device: str = "cpu",
+        state_dir: str | Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        super().__init__()
+        self.training = training or self.recipe
+        self.model = model or RooflineFormerConfig()
+        self.members, self.device = members, device
+        self.state_dir = Path(state_dir) if state_dir else None
+        self.resume = resume
+        self.tokenizer = PhysicalTokenizer()
+        self.networks: list[RooflineFormer] = []
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.training.seed
+
+    def _fit(
+        self,
+        graphs: Sequence[OpGraph],
+        latency_s: np.ndarray,
+        held: Sequence[OpGraph],
+        held_latency_s: np.ndarray,
+    ) -> None:
+        tokens = [self.tokenizer.encode(graph) for graph in (*graphs, *held)]
+        latency_ms = np.concatenate([latency_s, held_latency_s])[:, None] * 1e3
+        learns = np.tile(np.arange(len(tokens)) < len(graphs), (self.members, 1))
+        networks = new_networks(self.model, self.members, self.training.seed)
+        trainer = ReplicaTrainer(
+            networks,
+            self.training,
+            GraphSet(tokens, self.device, self._targets(graphs, held, tokens)),
+            latency_ms,
+            learns,
+            ~learns,
+            self.state_dir,
+            self.resume,
+        )
+        progress = trainer.run()
+        self.networks = [network.cpu() for network in networks]
+        self.card["training"] = {
+            **asdict(self.training),
+            "members": self.members,
+            "epochs_run": len(progress.history),
+            "best_epoch": progress.best_epoch.tolist(),
+        }
+
+    def _targets(
+        self, graphs: Sequence[OpGraph], held: Sequence[OpGraph], tokens: Sequence[PhysicalTokens]
+    ) -> list[KernelTargets] | None:
+        """Kernels of the training networks; the held-out ones have none to learn from."""
+        if self._kernels is None or not self.training.kernels:
+            return None
+        timed = [*self._kernels, *([()] * len(held))]
+        return [
+            kernel_targets(*parts) for parts in zip((*graphs, *held), tokens, timed, strict=True)
+        ]
+
+    def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        parts = [
+            np.exp(np.mean(np.log(self._members(graphs[at : at + _CHUNK])), axis=0))
+            for at in range(0, len(graphs), _CHUNK)
+        ]
+        return np.concatenate(parts) * 1e-3
+
+    def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        """Latency in ms by each member, float64 [members, G]."""
+        batch = self._set(graphs).batch(np.arange(len(graphs)))
+        with torch.inference_mode():
+            answers = [network(batch)[0][:, 0].double().numpy() for network in self.networks]
+        return np.array(answers)
+
+    def _set(self, graphs: Sequence[OpGraph]) -> GraphSet:
+        return GraphSet([self.tokenizer.encode(graph) for graph in graphs])
+
+    def per_operator(self, graph: OpGraph) -> np.ndarray:
+        """Each operator's share of the predicted latency, seconds, float64 [N].
+
+        The shares sum to the prediction. What is folded into another operator, an input or a view
+        has none.
+        """
+        tokens = self.tokenizer.encode(graph)
+        batch = GraphSet([tokens]).batch(np.zeros(1, int))
+        with torch.inference_mode():
+            parts = [network.operators(batch)[0][:, 0].double() for network in self.networks]
+        shares = torch.stack(parts).mean(dim=0).numpy()
+        seconds = np.zeros(len(graph))
+        seconds[tokens.anchor] = shares / shares.sum() * float(self.predict([graph])[0])
+        return seconds
+
+    def _is_fitted(self) -> bool:
+        return bool(self.networks)
+
+    def _describe(self) -> Mapping[str, Any]:
+        return {
+            "tokenizer": self.tokenizer.describe(),
+            "network": asdict(self.model),
+            "members": len(self.networks),
+        }
+
+    def _write(self, folder: Path) -> None:
+        weights = {
+            f"{m}.{name}": value.contiguous()
+            for m, network in enumerate(self.networks)
+            for name, value in network.state_dict().items()
+        }
+        write_atomically(folder / WEIGHTS, save_tensors(weights))
+
+    @classmethod
+    def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
+        PhysicalTokenizer.from_description(description["tokenizer"])
+        model = RooflineFormerConfig(**description["network"])
+        regressor = cls(model=model, members=int(description["members"]))
+        networks = new_networks(model, regressor.members, 0)
+        try:
+            weights = load_file(folder / WEIGHTS)
+            for m, network in enumerate(networks):
+                mine = {
+                    name.split(".", 1)[1]: value
+                    for name, value in weights.items()
+                    if name.startswith(f"{m}.")
+                }
+                network.load_state_dict(mine)
+                network.eval()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} is damaged or of another shape "
+                f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
+            ) from error
+        regressor.networks = networks
+        return regressor
+
+
+def new_networks(config: RooflineFormerConfig, count: int, seed: int) -> list[RooflineFormer]:
+    """Untrained networks whose weights follow from the seed and their position."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return [RooflineFormer(config) for _ in range(count)]
