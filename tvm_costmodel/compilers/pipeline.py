@@ -17,12 +17,15 @@ from tvm import relax
 from tvm.relax import transform
 
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
+from tvm_costmodel.compilers.cpu_rule.decision import KernelDecision
+from tvm_costmodel.compilers.decided import DecidedKernels
 from tvm_costmodel.compilers.folding import (
     ConstantFolder,
     ScaleFolder,
     count_uses,
     operator_name,
 )
+from tvm_costmodel.compilers.joining import join_products
 from tvm_costmodel.compilers.layouts import TransposeSinker
 from tvm_costmodel.errors import BuildError, ConfigError
 
@@ -42,21 +45,39 @@ class PipelineConfig:
         fuse: Whether operators are fused into kernels.
         fold_batch_norm: Whether batch norm and channel-wise scales move into convolution weights.
         rule: Parameters of the CPU schedule rule.
+        fuse_depth: Most operators of one kernel; 0 for no limit.
+        join_products: Whether matrix products of one input with constant weights become one
+            product and slices of it; a kernel decided for the first of them is that of the whole.
+        cancel_transposes: Whether transposes move through element-wise operators until they meet
+            their inverse.
+        kernels: Decisions for single convolutions and matrix products, each with the operator's
+            id in the graph that ``from_relax`` reads from the module; ascending ids.
     """
 
     layout: str = "NHWC"
     fuse: bool = True
     fold_batch_norm: bool = True
     rule: CpuRuleConfig = dataclasses.field(default_factory=CpuRuleConfig)
+    fuse_depth: int = 0
+    join_products: bool = False
+    cancel_transposes: bool = True
+    kernels: tuple[tuple[int, KernelDecision], ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks the layout.
+        """Checks the fields and brings kernels into order.
 
         Raises:
-            ConfigError: The layout is unknown.
+            ConfigError: A field is out of range.
         """
         if self.layout not in _LAYOUTS:
             raise ConfigError(f"layout is {self.layout!r}; use one of {', '.join(_LAYOUTS)}")
+        if not 0 <= self.fuse_depth <= 256:
+            raise ConfigError(f"fuse_depth is {self.fuse_depth}; use 1 to 256, or 0 for no limit")
+        ordered = sorted(dict(self.kernels).items())
+        if len(ordered) != len(self.kernels):
+            raise ConfigError("kernels names an operator twice; decide once for each")
+        kept = tuple((i, decision) for i, decision in ordered if decision != KernelDecision())
+        object.__setattr__(self, "kernels", kept)
 
     @property
     def key(self) -> str:
@@ -66,8 +87,22 @@ class PipelineConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON-able values."""
-        return dataclasses.asdict(self)
+        """Returns the fields as JSON-able values; later additions only where they are used."""
+        fields: dict[str, Any] = {
+            "layout": self.layout,
+            "fuse": self.fuse,
+            "fold_batch_norm": self.fold_batch_norm,
+            "rule": self.rule.to_dict(),
+        }
+        if self.fuse_depth:
+            fields["fuse_depth"] = self.fuse_depth
+        if self.join_products:
+            fields["join_products"] = True
+        if not self.cancel_transposes:
+            fields["cancel_transposes"] = False
+        if self.kernels:
+            fields["kernels"] = {str(i): decision.to_dict() for i, decision in self.kernels}
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PipelineConfig:
@@ -85,6 +120,11 @@ class PipelineConfig:
         values = dict(fields)
         if isinstance(values.get("rule"), Mapping):
             values["rule"] = CpuRuleConfig.from_dict(values["rule"])
+        if isinstance(values.get("kernels"), Mapping):
+            values["kernels"] = tuple(
+                (int(i), KernelDecision.from_dict(decision))
+                for i, decision in values["kernels"].items()
+            )
         return cls(**values)
 
 
@@ -190,7 +230,11 @@ def sink_transposes() -> tvm.transform.Pass:
 
 def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
     """Returns the passes on the graph of operators, in order."""
+    joins = config.join_products
+    decided = DecidedKernels(dict(config.kernels), joins) if config.kernels else None
     passes = [
+        *([decided.note()] if decided else []),
+        *([join_products()] if joins else []),
         fold_constants(),
         fold_scales(config.fold_batch_norm),
         # A binding of one variable to another stops ConvertLayout from passing layouts on.
@@ -200,14 +244,32 @@ def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
         passes.append(
             transform.ConvertLayout({"relax.nn.conv2d": [config.layout, _LAYOUTS[config.layout]]})
         )
-    return [*passes, decompose_for_inference(), fold_constants(), sink_transposes()]
+    passes += [decompose_for_inference(), fold_constants()]
+    if config.cancel_transposes:
+        passes.append(sink_transposes())
+    return [*passes, decided.legalise()] if decided else passes
+
+
+def fuse_operators(depth: int = 0) -> tvm.transform.Pass:
+    """``FuseOps``, with at most ``depth`` operators in a kernel where that is not zero."""
+    fuse = transform.FuseOps()
+    if not depth:
+        return fuse
+
+    @tvm.transform.module_pass(opt_level=0, name="FuseOpsToDepth")
+    def run(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+        settings = {**dict(context.config), "relax.FuseOps.max_depth": depth}
+        with tvm.transform.PassContext(opt_level=context.opt_level, config=settings):
+            return fuse(mod)
+
+    return run
 
 
 def fusion_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
     """Returns the passes that make PrimFuncs of operators, in order."""
     passes = [transform.LegalizeOps(), transform.AnnotateTIROpPattern()]
     if config.fuse:
-        passes += [transform.FuseOps(), transform.FuseTIR()]
+        passes += [fuse_operators(config.fuse_depth), transform.FuseTIR()]
     return passes + [transform.DeadCodeElimination()]
 
 

@@ -9,7 +9,7 @@ from tvm import s_tir
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.facts import FunctionFacts
 from tvm_costmodel.compilers.cpu_rule.machine import Machine
-from tvm_costmodel.compilers.cpu_rule.packing import Panel
+from tvm_costmodel.compilers.cpu_rule.packing import PackedParameter, Panel
 from tvm_costmodel.compilers.cpu_rule.planning import (
     constant_panel,
     copied_panel,
@@ -46,6 +46,7 @@ class _Request:
     constants: frozenset[int]
     config: CpuRuleConfig
     machine: Machine
+    weight_dtype: str = "float32"
 
     def tile(
         self, row: Axis, lane: Axis, steps: int, store_cost: float = 2.0, most: int = 0
@@ -74,7 +75,12 @@ class _Request:
         parameter = parameter_of(self.sch, plain.right)
         if not self.config.pack_weights or parameter not in self.constants:
             return None
-        return constant_panel(plain, axis, cut, parameter, group, by_rows)
+        panel = constant_panel(plain, axis, cut, parameter, group, by_rows)
+        if panel is None or self.weight_dtype == "float32":
+            return panel
+        assert isinstance(panel.packed, PackedParameter)
+        packed = dataclasses.replace(panel.packed, dtype=self.weight_dtype)
+        return dataclasses.replace(panel, packed=packed)
 
 
 def _outer(product: Product, group: Axis | None, *inner: Axis) -> tuple[Axis, ...]:
@@ -105,7 +111,7 @@ class ChannelsLast:
         plain = match_product(sch, facts)
         if plain is None:
             return None
-        request = _Request(sch, facts.constants, config, machine)
+        request = _Request(sch, facts.constants, config, machine, facts.decision.weight_dtype)
         whole = plain.spatial[-1]
         product, group, lane = _split(plain, whole)
         if depends(product.left, lane):
@@ -149,7 +155,7 @@ class ChannelsFirst:
         plain = match_product(sch, facts)
         if plain is None or depends(plain.right, plain.spatial[-1]):
             return None
-        request = _Request(sch, facts.constants, config, machine)
+        request = _Request(sch, facts.constants, config, machine, facts.decision.weight_dtype)
         channels = [a for a in plain.spatial if depends(plain.right, a)]
         if len(channels) > 1:
             return None

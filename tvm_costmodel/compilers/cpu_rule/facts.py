@@ -8,6 +8,12 @@ from tvm import s_tir, tirx
 from tvm.ir import Call, Var
 from tvm.ir.expr import TensorLoad
 
+from tvm_costmodel.compilers.cpu_rule.decision import (
+    DEFAULT_DECISION,
+    KERNEL_DECISION,
+    KernelDecision,
+)
+
 # PrimFunc attribute: indices of the parameters that every caller binds to a constant.
 CONSTANT_PARAMETERS = "tvm_costmodel.constant_parameters"
 # PrimFunc attribute: the name in the module; private functions carry no global symbol.
@@ -82,12 +88,14 @@ class FunctionFacts:
         blocks: Every block below the root.
         outputs: Names of the blocks that write the function's parameters.
         constants: Indices of the parameters that are constants at every call.
+        decision: What was decided for this function.
     """
 
     name: str
     blocks: tuple[BlockFacts, ...]
     outputs: tuple[str, ...]
     constants: frozenset[int] = frozenset()
+    decision: KernelDecision = DEFAULT_DECISION
 
     @property
     def reductions(self) -> tuple[BlockFacts, ...]:
@@ -111,7 +119,8 @@ def constant_extent(extent: object) -> int:
 
 def analyse(sch: s_tir.Schedule, name: str) -> FunctionFacts:
     """Reads every block under the root of a schedule's function."""
-    blocks = [_block_facts(sch, block) for block in sch.get_child_blocks(sch.get_sblock("root"))]
+    handles = sch.get_child_blocks(sch.get_sblock("root"))
+    blocks = [_block_facts(sch, block) for block in handles]
     func = sch.mod["main"]
     outputs = [
         block.name
@@ -121,8 +130,20 @@ def analyse(sch: s_tir.Schedule, name: str) -> FunctionFacts:
     ]
     constants = (func.attrs or {}).get(CONSTANT_PARAMETERS, ())
     return FunctionFacts(
-        name, tuple(blocks), tuple(outputs), frozenset(int(index) for index in constants)
+        name,
+        tuple(blocks),
+        tuple(outputs),
+        frozenset(int(index) for index in constants),
+        _decision(sch, handles),
     )
+
+
+def _decision(sch: s_tir.Schedule, blocks: list[s_tir.SBlockRV]) -> KernelDecision:
+    for block in blocks:
+        text = sch.get(block).annotations.get(KERNEL_DECISION)
+        if text is not None:
+            return KernelDecision.from_json(str(text))
+    return DEFAULT_DECISION
 
 
 def _block_facts(sch: s_tir.Schedule, block: s_tir.SBlockRV) -> BlockFacts:

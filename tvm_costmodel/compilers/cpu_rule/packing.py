@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tvm.ir.expr import TensorLoad
 
 from tvm_costmodel.compilers.cpu_rule.expression import is_variable
+from tvm_costmodel.compilers.cpu_rule.minimal_filtering import FilteringWeights
 from tvm_costmodel.compilers.cpu_rule.product import Axis
 
 # PrimFunc attribute: JSON list of PackedParameter fields.
@@ -24,16 +28,23 @@ class PackedParameter:
         axis: Dimension of the plain constant along which panels are cut.
         elements: For each panel, the positions along ``axis`` that it holds. shape [panels, size]
         order: The plain constant's other dimensions, in the panel's order.
+        dtype: Type in which it is stored.
+        flat: Whether the other dimensions are stored as one.
     """
 
     parameter: int
     axis: int
     elements: tuple[tuple[int, ...], ...]
     order: tuple[int, ...]
+    dtype: str = "float32"
+    flat: bool = False
 
     def shape(self, plain: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the packed constant: [panels, other dimensions..., size]."""
-        return (len(self.elements), *(plain[d] for d in self.order), len(self.elements[0]))
+        others = tuple(plain[d] for d in self.order)
+        if self.flat:
+            others = (math.prod(others),)
+        return (len(self.elements), *others, len(self.elements[0]))
 
     def pack(self, plain: np.ndarray) -> np.ndarray:
         """Re-orders a constant. [plain] -> [panels, other dimensions..., size]."""
@@ -45,11 +56,20 @@ class PackedParameter:
         if not np.array_equal(positions, np.arange(moved.shape[-1])):
             flat = np.take(moved, positions, axis=-1)
         flat = flat.reshape(*moved.shape[:-1], len(self.elements), len(self.elements[0]))
-        return np.ascontiguousarray(np.moveaxis(flat, -2, 0))
+        panels = np.moveaxis(flat, -2, 0).reshape(self.shape(plain.shape))
+        return np.ascontiguousarray(panels, _stored(plain.dtype, self.dtype))
 
     def to_json(self) -> dict[str, object]:
         """Returns the fields as JSON-able values."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        for name, default in (("dtype", "float32"), ("flat", False)):
+            if fields[name] == default:
+                del fields[name]
+        return fields
+
+
+def _stored(plain: np.dtype, dtype: str) -> np.dtype:
+    return np.dtype(dtype) if dtype == "float16" else plain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,28 +87,36 @@ class Panel:
 
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
-    packed: PackedParameter | None = None
+    packed: PackedParameter | FilteringWeights | None = None
     by_rows: bool = False
     group: Axis | None = None
     lead: tuple[Axis, ...] = ()
 
 
-def dump_packed(packed: list[PackedParameter]) -> str:
+def dump_packed(packed: Sequence[PackedParameter | FilteringWeights]) -> str:
     """Writes the attribute's text."""
     return json.dumps([one.to_json() for one in packed])
 
 
-def load_packed(text: str) -> list[PackedParameter]:
+def load_packed(text: str) -> list[PackedParameter | FilteringWeights]:
     """Reads the attribute's text."""
-    return [
-        PackedParameter(
-            int(one["parameter"]),
-            int(one["axis"]),
-            tuple(tuple(row) for row in one["elements"]),
-            tuple(one["order"]),
-        )
-        for one in json.loads(text)
-    ]
+    return [_load(one) for one in json.loads(text)]
+
+
+def _load(one: dict[str, Any]) -> PackedParameter | FilteringWeights:
+    elements = tuple(tuple(row) for row in one["elements"])
+    dtype = one.get("dtype", "float32")
+    if one.get("kind") == "filtering":
+        groups = int(one["groups"])
+        return FilteringWeights(int(one["parameter"]), int(one["outputs"]), elements, dtype, groups)
+    return PackedParameter(
+        int(one["parameter"]),
+        int(one["axis"]),
+        elements,
+        tuple(one["order"]),
+        dtype,
+        bool(one.get("flat", False)),
+    )
 
 
 def plain_dimensions(load: TensorLoad, axes: tuple[Axis, ...]) -> dict[int, int] | None:

@@ -48,7 +48,7 @@ class View:
     panel: Panel | None = None
 
 
-class _Emitter:
+class TileEmitter:
     """Builds the statements of one register-tiled product."""
 
     def __init__(self, product: Product, view: View, panel: Var | None, cores: int) -> None:
@@ -124,6 +124,8 @@ class _Emitter:
             right = rewrite(self.product.right, values)
         else:
             right = rewrite(self._panel_load(row, vector, lane), values)
+            if str(self.panel.ty.dtype) != self.product.dtype:
+                right = tirx.Cast(self.product.dtype, right)
         return tirx.BufferStore(self.held, tirx.BufferLoad(self.held, place) + left * right, place)
 
     def _panel_load(self, row: Var, vector: Var, lane: Var) -> TensorLoad:
@@ -162,6 +164,12 @@ class _Emitter:
         )
 
 
+def _panel_dtype(product: Product, panel: Panel) -> str:
+    if panel.packed is not None and panel.packed.dtype == "float16":
+        return "float16"
+    return product.dtype
+
+
 def emit(sch: s_tir.Schedule, product: Product, view: View, cores: int) -> s_tir.Schedule:
     """Replaces a function by its paddings and register-tiled loops.
 
@@ -180,13 +188,13 @@ def emit(sch: s_tir.Schedule, product: Product, view: View, cores: int) -> s_tir
     attrs: dict[str, str] = {}
     panel = None
     if view.panel is not None:
-        panel = tirx.decl_buffer(view.panel.shape, product.dtype, "panel")
+        panel = tirx.decl_buffer(view.panel.shape, _panel_dtype(product, view.panel), "panel")
         if view.panel.packed is not None:
             params[view.panel.packed.parameter] = panel
             attrs[PACKED_PARAMETERS] = dump_packed([view.panel.packed])
         else:
             buffers.append(panel)
-    emitter = _Emitter(product, view, panel, cores)
+    emitter = TileEmitter(product, view, panel, cores)
     if view.panel is not None and view.panel.packed is None:
         statements.append(emitter.copy_panel())
     return rebuild(sch, [*statements, emitter.build()], params, buffers, attrs)

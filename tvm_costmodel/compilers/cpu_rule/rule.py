@@ -17,6 +17,7 @@ from tvm_costmodel.compilers.cpu_rule.facts import FUNCTION_NAME, FunctionFacts,
 from tvm_costmodel.compilers.cpu_rule.fallback import schedule_plain
 from tvm_costmodel.compilers.cpu_rule.machine import Machine
 from tvm_costmodel.compilers.cpu_rule.template import Template
+from tvm_costmodel.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ RULE_VERSION = 1
 
 # Modules of this package with a TEMPLATES tuple, in the order in which they are asked.
 _TEMPLATE_MODULES = (
+    "winograd",
+    "im2col",
     "depthwise",
     "conv",
     "pooling",
@@ -93,23 +96,25 @@ class CpuScheduleRule(ScheduleRule):
         """
         if not isinstance(func, tirx.PrimFunc) or target.kind.name != "llvm":
             return None
-        machine = Machine.from_target(target, self.config)
         try:
             base = s_tir.Schedule(func, error_render_level="fast")
             facts = analyse(base, self._name(func))
         except Exception as error:  # a function without a root block, e.g. already lowered
             self._report(self._name(func), f"not made of blocks ({_first_line(error)})")
             return None
+        config = facts.decision.config(self.config)
+        machine = Machine.from_target(target, config)
         reasons = []
         untouched = base.mod["main"]
         for template in templates():
             try:
-                sch = template.apply(base, facts, self.config, machine)
+                sch = template.apply(base, facts, config, machine)
             except Exception as error:
                 reasons.append(f"{template.name}: {type(error).__name__}: {_first_line(error)}")
                 sch = None
             if sch is not None:
                 self.taken[facts.name] = template.name
+                _check_decision(facts, template.name, reasons)
                 return sch
             if not base.mod["main"].same_as(untouched):
                 base = s_tir.Schedule(func, error_render_level="fast")
@@ -134,6 +139,20 @@ class CpuScheduleRule(ScheduleRule):
         attrs = func.attrs or {}
         name = attrs.get("global_symbol") or attrs.get(FUNCTION_NAME)
         return str(name) if name else f"function_{len(self.taken) + len(self.unscheduled)}"
+
+
+def _check_decision(facts: FunctionFacts, template: str, reasons: list[str]) -> None:
+    """Refuses a build that is not what was decided.
+
+    Raises:
+        BuildError: The kernel is made by another algorithm.
+    """
+    algorithm = facts.decision.algorithm
+    if algorithm != "direct" and not algorithm.startswith(template):
+        raise BuildError(
+            f"{facts.name} cannot run as {algorithm} ({'; '.join(reasons) or 'no such window'}); "
+            "leave the algorithm of this operator at direct"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,12 +9,15 @@ from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visito
 
 from tvm_costmodel.compilers.cpu_rule.arithmetic import expand_function, has_library_calls
 from tvm_costmodel.compilers.cpu_rule.facts import CONSTANT_PARAMETERS, FUNCTION_NAME
+from tvm_costmodel.compilers.cpu_rule.minimal_filtering import FilteringWeights
 from tvm_costmodel.compilers.cpu_rule.packing import (
     PACKED_PARAMETERS,
     PackedParameter,
     load_packed,
 )
 from tvm_costmodel.compilers.cpu_rule.rule import CpuScheduleRule
+
+_Packed = PackedParameter | FilteringWeights
 
 
 def schedule_module(
@@ -37,7 +40,7 @@ def schedule_module(
     """
     constants = constant_parameters(mod)
     functions = dict(mod.functions_items())
-    packed: dict[str, list[PackedParameter]] = {}
+    packed: dict[str, list[_Packed]] = {}
     for variable, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc) or (func.attrs or {}).get("tirx.is_scheduled"):
             continue
@@ -99,12 +102,12 @@ class _PackArguments(PyExprMutator):
     def __init__(
         self,
         mod: tvm.IRModule,
-        packed: dict[str, list[PackedParameter]],
+        packed: dict[str, list[_Packed]],
         variables: dict[str, GlobalVar],
     ) -> None:
         super().__init__(mod)
         self.packed, self.variables = packed, variables
-        self.done: dict[tuple[int, PackedParameter], GenericConst] = {}
+        self.done: dict[tuple[int, _Packed], GenericConst] = {}
 
     def visit_call_(self, call: Call) -> Call:
         if not _is_call_tir(call) or call.args[0].name_hint not in self.packed:
@@ -123,7 +126,7 @@ class _PackArguments(PyExprMutator):
 
 def _pack_constants(
     functions: dict[GlobalVar, tvm.ir.BaseFunc],
-    packed: dict[str, list[PackedParameter]],
+    packed: dict[str, list[_Packed]],
     mod: tvm.IRModule,
 ) -> tvm.IRModule:
     if not packed:

@@ -1,0 +1,1 @@
+"""Graph-level tuning: what can be decided for a network, and what the predictor sees of it."""

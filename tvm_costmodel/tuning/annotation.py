@@ -1,0 +1,148 @@
+"""What the predictor sees of a candidate: the network's graph as the decisions leave it.
+
+Scoring a candidate needs no compiler pass: the graph passes have twins here that work on an OpGraph
+alone, and what is decided for single operators becomes attributes. Tests hold the result against
+the graph that the passes themselves export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tvm_costmodel.graph import AttrValue, Operator, OpGraph, TensorType
+from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
+from tvm_costmodel.tuning.decisions import DECISIONS
+from tvm_costmodel.tuning.fusion import UNLIMITED, fusion_groups
+from tvm_costmodel.tuning.joining import join_products
+from tvm_costmodel.tuning.layouts import convert_layout, sink_transposes
+from tvm_costmodel.tuning.scales import fold_scales
+
+_DEFAULTS = {decision.name: decision.default for decision in DECISIONS}
+_TILE = ("accumulators", "vectors", "loop_order")
+
+
+@dataclass(frozen=True)
+class AnnotatedBase:
+    """A network's graph under decisions about the whole network.
+
+    Attributes:
+        graph: Operators as the graph passes leave them, layout conversions among them, each with
+            ``fused``: the positions of the activations that it reads inside its kernel.
+        sources: For each operator, its id in the network before any pass; -1 for those that the
+            passes put in.
+        positions: The operator of each source id that decisions can name.
+        groups: The kernel of each operator.
+    """
+
+    graph: OpGraph
+    sources: tuple[int, ...]
+    positions: dict[int, int]
+    groups: tuple[int, ...]
+
+
+class Annotator:
+    """Annotates many candidates of one network; what candidates share is made once.
+
+    Args:
+        graph: The network as ``from_relax`` reads it, before any pass.
+    """
+
+    def __init__(self, graph: OpGraph) -> None:
+        self.graph = graph
+        self._bases: dict[tuple[tuple[str, Value], ...], AnnotatedBase] = {}
+        self._folded: dict[tuple[Value, ...], tuple[OpGraph, tuple[int, ...]]] = {}
+        self._laid_out: dict[tuple[Value, ...], tuple[OpGraph, tuple[int, ...]]] = {}
+
+    def base(self, candidate: Candidate) -> AnnotatedBase:
+        """The graph under decisions about the network; the same object each time."""
+        if candidate.network not in self._bases:
+            self._bases[candidate.network] = self._make(candidate)
+        return self._bases[candidate.network]
+
+    def changes(self, candidate: Candidate) -> dict[int, Operator]:
+        """The operators of `base` that the candidate's other decisions change, by position."""
+        base = self.base(candidate)
+        decided: dict[int, dict[str, Value]] = {}
+        for i, name, value in candidate.operators:
+            if i in base.positions:  # else another operator that it was joined to stands for it
+                decided.setdefault(base.positions[i], {})[name] = value
+        return {
+            position: _decided(base.graph.operators[position], values)
+            for position, values in decided.items()
+        }
+
+    def annotate(self, candidate: Candidate) -> OpGraph:
+        """The whole annotated graph."""
+        base, changes = self.base(candidate), self.changes(candidate)
+        if not changes:
+            return base.graph
+        operators = list(base.graph.operators)
+        for position, operator in changes.items():
+            operators[position] = operator
+        return OpGraph(tuple(operators), base.graph.outputs, base.graph.name)
+
+    def _make(self, candidate: Candidate) -> AnnotatedBase:
+        value = {**_DEFAULTS, **dict(candidate.network)}
+        keys = ("products", "batch_norm", "layout", "transposes")
+        products, norm, layout, transposes = laid_out = tuple(value[key] for key in keys)
+        if (products, norm) not in self._folded:
+            made = self.graph, tuple(range(len(self.graph)))
+            if products == "joined":
+                made = join_products(*made)
+            self._folded[products, norm] = fold_scales(*made, norm == "fold")
+        if laid_out not in self._laid_out:
+            made = self._folded[products, norm]
+            if layout != "NCHW":
+                made = convert_layout(*made, str(layout))
+            if transposes == "cancel":
+                made = sink_transposes(*made)
+            self._laid_out[laid_out] = made
+        graph, sources = self._laid_out[laid_out]
+        groups = _groups(graph, str(value["fusion"]))
+        operators = tuple(
+            _with_fused(operator, _fused(operator, i, groups))
+            for i, operator in enumerate(graph.operators)
+        )
+        positions = {source: i for i, source in enumerate(sources) if source != NETWORK}
+        whole = OpGraph(operators, graph.outputs, graph.name)
+        return AnnotatedBase(whole, sources, positions, tuple(groups))
+
+
+def annotate(graph: OpGraph, candidate: Candidate) -> OpGraph:
+    """One candidate's annotated graph; `Annotator` is faster for many.
+
+    Args:
+        graph: The network as ``from_relax`` reads it, before any pass.
+        candidate: What was decided for it.
+    """
+    return Annotator(graph).annotate(candidate)
+
+
+def _groups(graph: OpGraph, fusion: str) -> list[int]:
+    if fusion == "off":
+        return list(range(len(graph)))
+    most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
+    return fusion_groups(graph, most)
+
+
+def _fused(operator: Operator, i: int, groups: Sequence[int]) -> tuple[int, ...]:
+    return tuple(p for p, (src, _) in enumerate(operator.inputs) if groups[src] == groups[i])
+
+
+def _with_fused(operator: Operator, fused: tuple[int, ...]) -> Operator:
+    return replace(operator, attrs={**operator.attrs, "fused": fused}) if fused else operator
+
+
+def _decided(operator: Operator, values: dict[str, Value]) -> Operator:
+    """An operator with its kernel's decisions: attributes, and the type of stored weights."""
+    attrs: dict[str, AttrValue] = dict(operator.attrs)
+    if "algorithm" in values:
+        attrs["algorithm"] = values["algorithm"]
+    if any(name in values for name in _TILE):
+        attrs["tile"] = tuple(values.get(name, _DEFAULTS[name]) for name in _TILE)
+    weights = operator.weights
+    if "weight_dtype" in values:
+        stored = str(values["weight_dtype"])
+        weights = tuple(TensorType(t.shape, stored) for t in weights)
+    return replace(operator, attrs=attrs, weights=weights)

@@ -1,0 +1,271 @@
+"""The decisions that can be taken for a network, declared one entry each.
+
+To add a decision, add an entry to `DECISIONS`: where it applies, what its values are, and which
+field of ``PipelineConfig`` (and so which pass) each value becomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tvm_costmodel.compilers.decidable import joinable
+from tvm_costmodel.graph import Operator, OpGraph
+from tvm_costmodel.tuning.candidate import Value
+
+Fields = dict[str, Any]
+
+# A matrix product of fewer rows reads its weights from memory, whatever its tile.
+_FEWEST_ROWS = 4
+
+# Windows that Winograd's algorithm takes in tiles of 2x2 and 4x4 outputs.
+_WINDOWS = {2: ((3, 3), (5, 5)), 4: ((3, 3),)}
+# Weights below this many bytes are cheap to read in any type.
+_LARGE_WEIGHTS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What bounds a space beside the graph.
+
+    Attributes:
+        tolerance: Largest difference from the undecided network's outputs that the user accepts,
+            relative to the largest magnitude of each output.
+        lanes: float32 values in one vector of the machine.
+    """
+
+    tolerance: float = 1e-3
+    lanes: int = 16
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing that can be decided.
+
+    Attributes:
+        name: Its name in candidates and reports.
+        values: Every value; the first is the default.
+        scope: Whether it is taken once for a network or for single operators.
+        applies: Whether a value makes sense for the graph (network) or for its operator ``i``.
+        effect: Writes a value that is not the default into the fields of ``PipelineConfig``, or
+            into those of one operator's ``KernelDecision``.
+        becomes: The pass or schedule that carries it out, for people.
+        errors: Relative error of the outputs to be expected of a value; one above the user's
+            tolerance is not offered.
+        needs: Values of network decisions without which a value cannot be carried out, by value;
+            ``""`` stands for all values but the default.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    scope: Literal["network", "operator"]
+    applies: Callable[[OpGraph, int, Value, Setting], bool]
+    effect: Callable[[Fields, Value], None]
+    becomes: str
+    errors: Mapping[Value, float] = field(default_factory=dict)
+    needs: Mapping[Value, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
+
+    @property
+    def default(self) -> Value:
+        """What is done where nothing is decided."""
+        return self.values[0]
+
+    def needed(self, value: Value) -> Mapping[str, tuple[Value, ...]]:
+        """Values of network decisions that a value needs."""
+        if value == self.default:
+            return {}
+        return self.needs.get(value, self.needs.get("", {}))
+
+
+def _set(name: str) -> Callable[[Fields, Value], None]:
+    def effect(fields: Fields, value: Value) -> None:
+        fields[name] = value
+
+    return effect
+
+
+def _set_fusion(fields: Fields, value: Value) -> None:
+    if value == "off":
+        fields["fuse"] = False
+    else:
+        fields["fuse_depth"] = int(str(value).removeprefix("depth"))
+
+
+def _has_joinable(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    return bool(joinable(graph))
+
+
+def _join(fields: Fields, value: Value) -> None:
+    fields["join_products"] = value == "joined"
+
+
+def _keep_transposes(fields: Fields, value: Value) -> None:
+    fields["cancel_transposes"] = value == "cancel"
+
+
+def _set_batch_norm(fields: Fields, value: Value) -> None:
+    fields["fold_batch_norm"] = value == "fold"
+
+
+def _any_of(*names: str) -> Callable[[OpGraph, int, Value, Setting], bool]:
+    def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+        return any(operator.op in names for operator in graph.operators)
+
+    return applies
+
+
+def _always(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    return len(graph) > 2
+
+
+def image_size(operator: Operator) -> tuple[int, int]:
+    """Rows and columns of a two-dimensional convolution's output."""
+    layout = str(operator.attrs.get("data_layout", "NCHW"))
+    shape = operator.outputs[0].shape
+    return shape[layout.index("H")], shape[layout.index("W")]
+
+
+def _is_product(operator: Operator) -> bool:
+    """Whether an operator is a matrix product or a convolution that sums over channels."""
+    if operator.outputs[0].dtype != "float32":
+        return False
+    if operator.op == "conv2d":
+        return int(str(operator.attrs["in_channels"])) >= 2 * _groups(operator)
+    return operator.op in ("dense", "matmul")
+
+
+def _groups(operator: Operator) -> int:
+    return int(str(operator.attrs["groups"]))
+
+
+def _algorithm(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    operator = graph.operators[i]
+    attrs = operator.attrs
+    if operator.op != "conv2d" or not operator.weights or not _is_product(operator):
+        return False
+    if value == "im2col":
+        return _groups(operator) == 1 and attrs["kernel"] != (1, 1)
+    edge = int(str(value).removeprefix("winograd"))
+    plain = attrs["strides"] == (1, 1) and attrs.get("dilation", (1, 1)) == (1, 1)
+    return plain and attrs["kernel"] in _WINDOWS[edge] and min(image_size(operator)) >= edge
+
+
+def _lanes(operator: Operator) -> int:
+    """Extent of the axis that kernels put into vectors: output channels of a group."""
+    if operator.op == "conv2d":
+        return int(str(operator.attrs["out_channels"])) // _groups(operator)
+    return operator.outputs[0].shape[-1]
+
+
+def _tile(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    operator = graph.operators[i]
+    if not _is_product(operator) or _lanes(operator) < setting.lanes:
+        return False
+    return operator.outputs[0].elements >= _FEWEST_ROWS * _lanes(operator)
+
+
+def _vectors(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    whole = -(-_lanes(graph.operators[i]) // setting.lanes)
+    return _tile(graph, i, value, setting) and int(value) <= whole
+
+
+def _large_weights(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    operator = graph.operators[i]
+    if not _is_product(operator) or len(operator.weights) != 1 or not operator.inputs:
+        return False
+    weights = operator.weights[0]
+    follows = "weight_positions" not in operator.attrs
+    return follows and weights.dtype == "float32" and weights.bytes >= _LARGE_WEIGHTS
+
+
+_CHANNELS_LAST: Mapping[Value, Mapping[str, tuple[Value, ...]]] = {"": {"layout": ("NHWC",)}}
+
+DECISIONS: tuple[Decision, ...] = (
+    Decision(
+        "layout",
+        ("NHWC", "NCHW"),
+        "network",
+        _any_of("conv2d"),
+        _set("layout"),
+        "relax.transform.ConvertLayout and the transposes left by it moved and cancelled",
+    ),
+    Decision(
+        "fusion",
+        ("full", "depth2", "depth4", "off"),
+        "network",
+        _always,
+        _set_fusion,
+        "relax.transform.FuseOps, at most that many operators in a kernel",
+    ),
+    Decision(
+        "batch_norm",
+        ("fold", "decompose"),
+        "network",
+        _any_of("batch_norm"),
+        _set_batch_norm,
+        "scales folded into the weights of convolutions, or left as operators",
+    ),
+    Decision(
+        "products",
+        ("apart", "joined"),
+        "network",
+        _has_joinable,
+        _join,
+        "matrix products of one input with constant weights, joined into one and slices of it",
+        errors={"joined": 1e-5},
+    ),
+    Decision(
+        "transposes",
+        ("cancel", "keep"),
+        "network",
+        _any_of("conv2d", "transpose"),
+        _keep_transposes,
+        "transposes moved through element-wise operators until they meet their inverse, or left",
+    ),
+    Decision(
+        "algorithm",
+        ("direct", "winograd2", "winograd4", "im2col"),
+        "operator",
+        _algorithm,
+        _set("algorithm"),
+        "the CPU rule's template for the convolution",
+        errors={"winograd2": 2e-5, "winograd4": 2e-4},
+        needs=_CHANNELS_LAST,
+    ),
+    Decision(
+        "accumulators",
+        (0, 12, 16, 20, 24, 28),
+        "operator",
+        _tile,
+        _set("accumulators"),
+        "registers of the CPU rule's tile that hold sums",
+    ),
+    Decision(
+        "vectors",
+        (0, 2, 4),
+        "operator",
+        _vectors,
+        _set("vectors_per_tile"),
+        "vectors along the output channels of the CPU rule's tile",
+    ),
+    Decision(
+        "loop_order",
+        ("auto", "channels", "pixels"),
+        "operator",
+        _tile,
+        _set("loop_order"),
+        "which of the CPU rule's loops are outermost",
+    ),
+    Decision(
+        "weight_dtype",
+        ("float32", "float16"),
+        "operator",
+        _large_weights,
+        _set("weight_dtype"),
+        "the type in which the CPU rule stores packed weights; sums stay in float32",
+        errors={"float16": 2e-3},
+        needs=_CHANNELS_LAST,
+    ),
+)
+"""Every decision there is, in the order of reports."""

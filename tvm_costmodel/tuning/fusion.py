@@ -1,0 +1,218 @@
+"""Which operators ``relax.transform.FuseOps`` puts into one kernel.
+
+The twin of TVM's partitioner: operators merge with the operator that post-dominates them, in three
+phases, by what kind of loops each has.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm_costmodel.graph import Edge, Operator, OpGraph
+from tvm_costmodel.ops import CATALOGUE
+
+UNLIMITED = 256
+"""Most operators of a kernel where nothing else is said, as in TVM."""
+
+
+class Pattern(enum.IntEnum):
+    """Kinds of loops, as TVM's analysis of PrimFuncs tells them apart."""
+
+    ELEMENTWISE = 0
+    BROADCAST = 1
+    INJECTIVE = 2
+    REDUCTION = 3
+    FUSABLE = 4
+    TUPLE = 7
+    OPAQUE = 8
+
+
+_INJECTIVE = frozenset(
+    "transpose reshape flatten batch_flatten concat strided_slice split pad tile flip resize2d "
+    "layout_transform depth_to_space space_to_depth".split()
+)
+_BROADCAST = frozenset("broadcast_to squeeze expand_dims stack".split())
+_REDUCTIONS = frozenset("sum max min prod".split())
+_ONE_LOOP = frozenset(("elementwise", "activation"))
+_MANY_LOOPS = frozenset(("convolution", "matmul", "pooling", "normalisation", "reduction"))
+
+
+def pattern_of(operator: Operator) -> Pattern:
+    """The kind of an operator's loops."""
+    spec = CATALOGUE.get(operator.op)
+    if spec is None or operator.op == "input":
+        return Pattern.OPAQUE
+    if operator.op == "strided_slice" and _from_the_start(operator):
+        return Pattern.ELEMENTWISE
+    if operator.op in _INJECTIVE:
+        return Pattern.INJECTIVE
+    if operator.op in _BROADCAST:
+        return Pattern.BROADCAST
+    if operator.op in _REDUCTIONS:
+        return Pattern.REDUCTION
+    if spec.category in _ONE_LOOP:
+        return Pattern.ELEMENTWISE
+    return Pattern.FUSABLE if spec.category in _MANY_LOOPS else Pattern.OPAQUE
+
+
+def _from_the_start(operator: Operator) -> bool:
+    """Whether a slice reads each element at its own place."""
+    begin, strides = operator.attrs.get("begin"), operator.attrs.get("strides", ())
+    assert isinstance(strides, tuple)
+    return isinstance(begin, tuple) and not any(begin) and all(step == 1 for step in strides)
+
+
+@dataclass(eq=False)
+class _Group:
+    pattern: Pattern
+    anchored: bool
+    size: int = 1
+    parent: _Group | None = None
+
+    def root(self) -> _Group:
+        group = self
+        while group.parent is not None:
+            group = group.parent
+        return group
+
+
+@dataclass(frozen=True)
+class _Dominator:
+    """What post-dominates a node, its depth in the tree, and the widest pattern on the way."""
+
+    parent: int | None
+    depth: int
+    pattern: Pattern
+
+
+class _Partitioner:
+    def __init__(self, graph: OpGraph, most: int) -> None:
+        self.most = most
+        self.patterns: list[Pattern] = []
+        self.readers: list[list[int]] = []
+        self.node_of: list[int] = []  # of each operator
+        self.kept: set[int] = set()
+        self._number(graph)
+        self.groups = [_Group(p, p is Pattern.FUSABLE) for p in self.patterns]
+        self.tree: list[_Dominator] = [_Dominator(None, 1, Pattern.OPAQUE)] * len(self.patterns)
+        for i in reversed(range(len(self.patterns))):
+            self.tree[i] = self._dominator(i)
+
+    def _number(self, graph: OpGraph) -> None:
+        """One node per operator, and one per result that is taken out of several."""
+        used = {edge for operator in graph.operators for edge in operator.inputs}
+        place: dict[Edge, int] = {}
+        for i, operator in enumerate(graph.operators):
+            node = self._node(pattern_of(operator), [place[edge] for edge in operator.inputs])
+            self.node_of.append(node)
+            place[i, 0] = node
+            if len(operator.outputs) > 1:
+                for edge in sorted(e for e in used.union(graph.outputs) if e[0] == i):
+                    place[edge] = self._node(Pattern.INJECTIVE, [node])
+        self.kept = {place[edge] for edge in graph.outputs}
+
+    def _node(self, pattern: Pattern, reads: list[int]) -> int:
+        self.patterns.append(pattern)
+        self.readers.append([])
+        for source in reads:
+            self.readers[source].append(len(self.patterns) - 1)
+        return len(self.patterns) - 1
+
+    def run(self) -> list[int]:
+        for phase in range(2):
+            for i in range(len(self.groups)):
+                self._fuse(i, phase)
+        numbers: dict[int, int] = {}
+        roots = [self.groups[node].root() for node in self.node_of]
+        return [numbers.setdefault(id(root), len(numbers)) for root in roots]
+
+    def _dominator(self, i: int) -> _Dominator:
+        if i in self.kept or not self.readers[i]:
+            return _Dominator(None, 1, Pattern.OPAQUE if i in self.kept else Pattern.ELEMENTWISE)
+        pattern = Pattern.ELEMENTWISE
+        parent: int | None = self.readers[i][0]
+        for reader in self.readers[i]:
+            parent, pattern = self._common(parent, reader, pattern)
+            pattern = max(pattern, self.patterns[reader])
+        return _Dominator(parent, self.tree[parent].depth + 1 if parent is not None else 1, pattern)
+
+    def _common(self, a: int | None, b: int | None, pattern: Pattern) -> tuple[int | None, Pattern]:
+        while a != b:
+            if a is None or b is None:
+                return None, pattern
+            first, second = self.tree[a], self.tree[b]
+            if first.depth >= second.depth:
+                pattern, a = max(pattern, first.pattern), first.parent
+            if second.depth >= first.depth:
+                pattern, b = max(pattern, second.pattern), second.parent
+        return a, pattern
+
+    def _fuse(self, i: int, phase: int) -> None:
+        group, node = self.groups[i], self.tree[i]
+        sink = node.parent
+        if group.pattern is Pattern.OPAQUE or sink is None or self._too_many(i, sink):
+            return
+        if group.root() is self.groups[sink].root():
+            return
+        if group.pattern is Pattern.FUSABLE:
+            if phase == 0 and node.pattern is Pattern.ELEMENTWISE:
+                self._try(i, sink, lambda kind, _: kind <= Pattern.BROADCAST)
+        elif group.pattern <= Pattern.BROADCAST:
+            if node.pattern <= Pattern.INJECTIVE or node.pattern is Pattern.REDUCTION:
+                self._try(i, sink, _joins_element_wise)
+        elif group.pattern is Pattern.INJECTIVE and phase == 1:
+            self._try(i, sink, lambda kind, _: kind <= Pattern.INJECTIVE)
+
+    def _between(self, i: int, sink: int) -> list[int]:
+        """Everything on the ways from a node to its post-dominator, without that."""
+        seen, stack = {i}, [i]
+        while stack:
+            for reader in self.readers[stack.pop()]:
+                if reader != sink and reader not in seen:
+                    seen.add(reader)
+                    stack.append(reader)
+        return sorted(seen)
+
+    def _too_many(self, i: int, sink: int) -> bool:
+        joined = sum(self.groups[node].size for node in self._between(i, sink))
+        return self.groups[sink].root().size + joined > self.most
+
+    def _try(self, i: int, sink: int, allowed: Callable[[Pattern, bool], bool]) -> None:
+        between = self._between(i, sink)
+        if not allowed(self.groups[sink].root().pattern, True):
+            return
+        if not all(allowed(self.groups[n].root().pattern, False) for n in between if n != i):
+            return
+        target = self.groups[sink]
+        for node in between:
+            self._merge(self.groups[node].root(), target.root())
+
+    def _merge(self, child: _Group, parent: _Group) -> None:
+        if child is parent:
+            return
+        parent.size += child.size
+        child.parent = parent
+        if child.anchored:
+            parent.anchored = True
+            parent.pattern = max(parent.pattern, child.pattern)
+
+
+def _joins_element_wise(kind: Pattern, is_sink: bool) -> bool:
+    if not is_sink:
+        return kind <= Pattern.INJECTIVE
+    return kind <= Pattern.FUSABLE
+
+
+def fusion_groups(graph: OpGraph, most: int = UNLIMITED) -> list[int]:
+    """The kernel of each operator of a graph that went through all graph passes.
+
+    Args:
+        graph: The graph before it is legalised.
+        most: Most operators of a kernel.
+
+    Returns:
+        One number per operator, equal where they share a kernel, ascending by first appearance.
+    """
+    return _Partitioner(graph, most).run()

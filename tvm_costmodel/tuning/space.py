@@ -1,0 +1,297 @@
+"""The candidates that one network has: which decisions apply to it, and what they become."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_costmodel import graph_json
+from tvm_costmodel.compilers.decidable import decidable_operators
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
+from tvm_costmodel.tuning.decisions import DECISIONS, Decision, Fields, Setting
+
+if TYPE_CHECKING:
+    from tvm_costmodel.compilers.pipeline import PipelineConfig
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision for the network or for one operator.
+
+    Attributes:
+        decision: What is decided.
+        operator: The operator's id, or ``NETWORK``.
+        values: The values that apply here, the default first.
+    """
+
+    decision: Decision
+    operator: int
+    values: tuple[Value, ...]
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where a candidate keeps the value."""
+        return self.operator, self.decision.name
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionSpace:
+    """All candidates of one network.
+
+    Attributes:
+        graph: The network as ``from_relax`` reads it, before any pass; candidates name its ids.
+        setting: What bounds the space beside the graph.
+        choices: Every decision that has more than its default here, network decisions first.
+    """
+
+    graph: OpGraph
+    setting: Setting
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def for_graph(
+        cls,
+        graph: OpGraph,
+        tolerance: float = 1e-3,
+        vector_bits: int = 512,
+        decisions: Sequence[Decision] = DECISIONS,
+    ) -> DecisionSpace:
+        """Finds what can be decided for a network.
+
+        Args:
+            graph: The network before any pass.
+            tolerance: Largest difference of the outputs that the user accepts, relative to the
+                largest magnitude of each; values known to err more are left out.
+            vector_bits: Width of the machine's vectors.
+            decisions: The decisions to offer.
+
+        Raises:
+            ConfigError: The tolerance is not a positive number.
+        """
+        if not (math.isfinite(tolerance) and tolerance > 0):
+            raise ConfigError(f"tolerance is {tolerance}; use a positive number such as 1e-3")
+        setting = Setting(tolerance, max(1, vector_bits // 32))
+        products = sorted(i for ids in decidable_operators(graph).values() for i in ids)
+        choices = []
+        for decision in decisions:
+            for i in products if decision.scope == "operator" else [NETWORK]:
+                values = _offered(decision, graph, i, setting)
+                if len(values) > 1:
+                    choices.append(Choice(decision, i, values))
+        return cls(graph, setting, tuple(choices))
+
+    @property
+    def default(self) -> Candidate:
+        """The candidate that decides nothing."""
+        return Candidate()
+
+    @functools.cached_property
+    def by_place(self) -> Mapping[tuple[int, str], Choice]:
+        """Choice by (operator id or ``NETWORK``, decision)."""
+        return {choice.place: choice for choice in self.choices}
+
+    @functools.cached_property
+    def network_choices(self) -> tuple[Choice, ...]:
+        """The choices about the whole network."""
+        return tuple(choice for choice in self.choices if choice.operator == NETWORK)
+
+    @functools.cached_property
+    def classes(self) -> tuple[tuple[Choice, ...], ...]:
+        """Choices that are best taken together: the same one for operators of equal kernels.
+
+        Operators are of equal kernels where their attributes and types are equal.
+        """
+        found: dict[tuple[str, str], list[Choice]] = {}
+        for choice in self.choices:
+            found.setdefault((choice.decision.name, self._likeness(choice.operator)), []).append(
+                choice
+            )
+        return tuple(tuple(choices) for choices in found.values())
+
+    def _likeness(self, i: int) -> str:
+        if i == NETWORK:
+            return ""
+        operator = self.graph.operators[i]
+        types = self.graph.input_types(i)
+        return repr(types) + graph_json.label(
+            operator.op, operator.attrs, operator.outputs, operator.weights
+        )
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many valid candidates there are."""
+        return self._count([(choice,) for choice in self.choices])
+
+    @functools.cached_property
+    def joint_size(self) -> int:
+        """How many valid candidates there are where ``classes`` are decided together."""
+        return self._count(self.classes)
+
+    def _count(self, parts: Sequence[Sequence[Choice]]) -> int:
+        total = 0
+        single = [part[0] for part in parts if part[0].operator != NETWORK]
+        for network in self._networks():
+            total += math.prod(len(_allowed(choice, network)) for choice in single)
+        return total
+
+    def _networks(self) -> Iterator[dict[str, Value]]:
+        """Every combination of the network's decisions."""
+        names = [choice.decision.name for choice in self.network_choices]
+        for values in itertools.product(*(choice.values for choice in self.network_choices)):
+            network = dict(zip(names, values, strict=True))
+            if all(
+                _fits(c.decision, network[c.decision.name], network) for c in self.network_choices
+            ):
+                yield network
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Every valid candidate that decides ``classes`` together, the default first."""
+        parts = [part for part in self.classes if part[0].operator != NETWORK]
+        for network in self._networks():
+            allowed = [_allowed(part[0], network) for part in parts]
+            for values in itertools.product(*allowed):
+                decided = {(NETWORK, name): value for name, value in network.items()}
+                for part, value in zip(parts, values, strict=True):
+                    decided.update({choice.place: value for choice in part})
+                yield self._of(decided)
+
+    def _of(self, decided: Mapping[tuple[int, str], Value]) -> Candidate:
+        """A candidate of any values, those that are defaults or not allowed left out."""
+        network = {name: value for (i, name), value in decided.items() if i == NETWORK}
+        kept = {}
+        for place, value in decided.items():
+            choice = self.by_place[place]
+            if value != choice.decision.default and _fits(choice.decision, value, network):
+                kept[place] = value
+        return Candidate.of(kept)
+
+    def check(self, candidate: Candidate) -> None:
+        """Refuses a candidate of another space.
+
+        Raises:
+            ConfigError: It decides what this network does not have, gives a value that does not
+                apply, or one that its network decisions rule out.
+        """
+        network = dict(candidate.network)
+        for i, name, value in candidate.decided:
+            where = "the network" if i == NETWORK else f"operator {i}"
+            choice = self.by_place.get((i, name))
+            if choice is None:
+                raise ConfigError(f"{name} cannot be decided for {where} here")
+            if value not in choice.values:
+                allowed = ", ".join(str(v) for v in choice.values)
+                raise ConfigError(f"{name} of {where} is {value!r}; use one of {allowed}")
+            if not _fits(choice.decision, value, network):
+                needs = " and ".join(
+                    f"{other} {' or '.join(map(str, values))}"
+                    for other, values in choice.decision.needed(value).items()
+                )
+                raise ConfigError(f"{name} {value!r} of {where} needs {needs}")
+
+    def is_valid(self, candidate: Candidate) -> bool:
+        """Whether `check` takes the candidate."""
+        try:
+            self.check(candidate)
+        except ConfigError:
+            return False
+        return True
+
+    def sample(self, rng: np.random.Generator, rate: float = 0.3) -> Candidate:
+        """Draws a valid candidate.
+
+        Args:
+            rng: Source of chance.
+            rate: How probable it is that a class of choices departs from its default.
+        """
+        return self._redrawn({}, self.classes, rng, rate)
+
+    def mutate(self, candidate: Candidate, rng: np.random.Generator, changes: int = 1) -> Candidate:
+        """A valid candidate in which up to ``changes`` classes of choices were drawn anew."""
+        picked = rng.choice(len(self.classes), min(changes, len(self.classes)), replace=False)
+        drawn = [self.classes[int(i)] for i in picked]
+        return self._redrawn(candidate.values, drawn, rng, 1.0)
+
+    def cross(self, one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
+        """A valid candidate that has each class of choices from one of two others."""
+        decided: dict[tuple[int, str], Value] = {}
+        for part, first in zip(self.classes, rng.random(len(self.classes)) < 0.5, strict=True):
+            source = (one if first else other).values
+            decided.update({c.place: source[c.place] for c in part if c.place in source})
+        return self._of(decided)
+
+    def _redrawn(
+        self,
+        values: Mapping[tuple[int, str], Value],
+        classes: Sequence[Sequence[Choice]],
+        rng: np.random.Generator,
+        rate: float,
+    ) -> Candidate:
+        decided = dict(values)
+        chances = rng.random((len(classes), 2)).tolist()
+        for part, (departs, which) in zip(classes, chances, strict=True):
+            if departs >= rate:
+                continue
+            current = decided.get(part[0].place, part[0].decision.default)
+            others = [value for value in part[0].values if value != current]
+            value = others[int(which * len(others))]
+            decided.update({choice.place: value for choice in part})
+        return self._of(decided)
+
+    def config_fields(self, candidate: Candidate) -> dict[str, Any]:
+        """A candidate as the fields of ``PipelineConfig``, JSON-able.
+
+        Raises:
+            ConfigError: See `check`.
+        """
+        self.check(candidate)
+        fields: Fields = {}
+        kernels: dict[str, Fields] = {}
+        for i, name, value in candidate.decided:
+            target = fields if i == NETWORK else kernels.setdefault(str(i), {})
+            self.by_place[i, name].decision.effect(target, value)
+        return {**fields, "kernels": kernels} if kernels else fields
+
+    def config(self, candidate: Candidate) -> PipelineConfig:
+        """A candidate as what the compiler takes; the default one is ``PipelineConfig()``.
+
+        Raises:
+            ConfigError: See `check`.
+        """
+        from tvm_costmodel.compilers.pipeline import PipelineConfig
+
+        return PipelineConfig.from_dict(self.config_fields(candidate))
+
+
+def _offered(decision: Decision, graph: OpGraph, i: int, setting: Setting) -> tuple[Value, ...]:
+    return (
+        decision.default,
+        *(
+            value
+            for value in decision.values[1:]
+            if decision.errors.get(value, 0.0) <= setting.tolerance
+            and decision.applies(graph, i, value, setting)
+        ),
+    )
+
+
+def _fits(decision: Decision, value: Value, network: Mapping[str, Value]) -> bool:
+    """Whether the network's decisions let a value be carried out."""
+    return all(
+        network.get(name, _DEFAULTS[name]) in allowed
+        for name, allowed in decision.needed(value).items()
+    )
+
+
+def _allowed(choice: Choice, network: Mapping[str, Value]) -> list[Value]:
+    return [value for value in choice.values if _fits(choice.decision, value, network)]
+
+
+_DEFAULTS = {decision.name: decision.default for decision in DECISIONS}
