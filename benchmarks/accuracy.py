@@ -19,108 +19,35 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from accuracy_draws import (
+    BENCHMARKS,
+    DEVELOPMENT_SEED,
+    Benchmark,
+    Draw,
+    development,
+    draws,
+    noise_ceiling,
+    read,
+    stored_draws,
+)
 from results_file import write
-from tvm_costmodel.frontends.nasbench import read_darts, read_nasbench101, read_nasbench201
-from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.tokenizer.cell_flow import CellStructure, cell_structure
-from tvm_costmodel.tokenizer.cells import DARTS_PAIR, NASBENCH101, NASBENCH201, side_by_side
 from tvm_costmodel.training.accuracy import ACCURACY_REGRESSORS, accuracy_regressor_class
 from tvm_costmodel.training.accuracy_networks import NETWORKS, replicas
 from tvm_costmodel.training.accuracy_replicas import AccuracyTraining
 from tvm_costmodel.training.cell_arrays import CellArrays
 from tvm_costmodel.training.metrics import kendall_tau
 
-BENCHMARKS = ("nasbench201", "nasbench101", "darts")
-SIZES_201, SIZES_101, FOLDS = (156, 469, 781, 1563), (100, 172), 5
-DEVELOPMENT_SEED, DEVELOPMENT_CELLS = 1000, 1563
 CHOICE_SIZES = (156, 781)
 """Training cells, of the development cells, by which the learning rate is chosen."""
 REPLICAS = 6
 """Trainings that run as one; more fill a GPU's memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class Benchmark:
-    """Cells with labels, and what was computed of them."""
-
-    name: str
-    operations: tuple[str, ...]
-    cells: list[OpGraph]
-    accuracy: np.ndarray
-    structures: list[CellStructure]
-
-    @property
-    def networks(self) -> np.ndarray:
-        """[G]: equal for cells that are the same network."""
-        return np.array([structure.identity for structure in self.structures])
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """One training set and what it is scored on."""
-
-    size: str
-    seed: int
-    train: np.ndarray
-    test: np.ndarray
-
-
-def read(name: str, folder: Path) -> Benchmark:
-    """Reads one benchmark; equal graphs become one cell with their mean label."""
-    if name == "nasbench201":
-        found = read_nasbench201(folder / "nasbench201" / "nasbench201.csv.gz")
-        cells, labels = [c.graph for c in found], [c.accuracy["cifar10"] for c in found]
-        operations: tuple[str, ...] = NASBENCH201
-    elif name == "nasbench101":
-        listed = read_nasbench101(folder / "nasbench101" / "nasbench101_500.json")
-        cells, labels = [c.graph for c in listed], [c.accuracy for c in listed]
-        operations = NASBENCH101
-    else:
-        pairs = read_darts(folder / "darts" / "darts_725.json")
-        cells = [side_by_side(p.normal, p.reduction) for p in pairs]
-        labels, operations = [p.accuracy for p in pairs], DARTS_PAIR
-    labels_of: dict[str, list[float]] = {}
-    first: dict[str, OpGraph] = {}
-    for cell, label in zip(cells, labels, strict=True):
-        first.setdefault(cell.hash, cell)
-        labels_of.setdefault(cell.hash, []).append(label)
-    kept = list(first.values())
-    means = np.array([np.mean(labels_of[cell.hash]) for cell in kept])
-    structures = [cell_structure(cell, operations) for cell in kept]
-    return Benchmark(name, operations, kept, means, structures)
-
-
-def development(benchmark: Benchmark) -> np.ndarray:
-    """NAS-Bench-201's cells that no reported draw touches; none of the others."""
-    if benchmark.name != "nasbench201":
-        return np.zeros(0, dtype=int)
-    order = np.random.default_rng(DEVELOPMENT_SEED).permutation(len(benchmark.cells))
-    return order[:DEVELOPMENT_CELLS]
-
-
-def draws(benchmark: Benchmark, seeds: int, sizes: Sequence[int]) -> list[Draw]:
-    """All draws of a benchmark."""
-    found = []
-    rest = np.setdiff1d(np.arange(len(benchmark.cells)), development(benchmark))
-    for seed in range(seeds):
-        order = np.random.default_rng(seed).permutation(rest)
-        if benchmark.name == "darts":
-            for fold in range(FOLDS):
-                test = order[fold::FOLDS]
-                found.append(Draw(f"{FOLDS} folds", seed, np.setdiff1d(order, test), test))
-            continue
-        known = SIZES_201 if benchmark.name == "nasbench201" else SIZES_101
-        for size in known:
-            if not sizes or size in sizes:
-                found.append(Draw(str(size), seed, order[:size], order[size:]))
-    return found
 
 
 def scores(benchmark: Benchmark, draw: Draw, predicted: np.ndarray) -> dict[str, Any]:
@@ -223,13 +150,25 @@ def recipes(args: argparse.Namespace) -> dict[str, AccuracyTraining]:
     return found
 
 
+def quartered(recipe: AccuracyTraining) -> AccuracyTraining:
+    """For DARTS, whose cells have four times the nodes: a quarter of the cells a step.
+
+    And of the rate, which is found at the whole batch: at the whole rate the units of NAR-Former
+    V2's head die one after the other, until it answers the same for every cell.
+    """
+    smaller = max(8, recipe.batch_size // 4)
+    return replace(recipe, batch_size=smaller, learning_rate=recipe.learning_rate / 4)
+
+
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every training of the table, on ``args.jobs`` processes."""
     context = multiprocessing.get_context("fork")
     structured = [model for model in args.models if model not in NETWORKS]
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         recipe, choices = recipes(args), {}
-        if args.rates and not args.published and "nasbench201" in LOADED:
+        if len(args.rates) == 1:
+            recipe = {m: replace(r, learning_rate=args.rates[0]) for m, r in recipe.items()}
+        elif args.rates and not args.published and "nasbench201" in LOADED:
             choices = {
                 model: choose_rate(pool, model, recipe[model], args.rates, args.device)
                 for model in recipe
@@ -253,8 +192,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                 for start in range(0, len(every), args.replicas):
                     part = every[start : start + args.replicas]
                     trained = recipe[model]
-                    if name == "darts":  # four times the nodes
-                        trained = replace(trained, batch_size=max(8, trained.batch_size // 4))
+                    if name == "darts" and not args.published:
+                        trained = quartered(trained)
                     waiting.append(
                         pool.submit(run_networks, model, name, part, trained, args.device)
                     )
@@ -275,20 +214,12 @@ def summary(rows: Sequence[Mapping[str, Any]], name: str) -> str:
             chosen = [r for r in mine if (r["model"], r["size"]) == (model, size)]
             if chosen:
                 taus = [_over_seeds(chosen, key) for key in ("tau", "tau_unseen", "tau_all")]
-                steps = chosen[0].get("steps", "")
+                steps, rate = (chosen[0].get(key, "") for key in ("steps", "learning_rate"))
                 fit = float(np.mean([row["fit_s"] for row in chosen]))
                 tested = f"{chosen[0]['n_test']} / {chosen[0]['n_unseen']}"
-                lines.append([size, model, *taus, tested, steps, f"{fit:.1f}"])
-    headers = [
-        "cells",
-        "predictor",
-        "tau",
-        "tau, networks unseen",
-        "tau, all cells",
-        "tested / unseen",
-        "steps",
-        "fit s",
-    ]
+                lines.append([size, model, *taus, tested, steps, rate, f"{fit:.1f}"])
+    names = "cells, predictor, tau, tau of networks unseen, tau of all cells, tested / unseen"
+    headers = [*names.split(", "), "steps", "rate", "fit s"]
     rule = ["---"] * len(headers)
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [headers, rule, *lines])
 
@@ -297,6 +228,8 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     """Mean and standard deviation over seeds of the means over folds."""
     seeds = sorted({row["seed"] for row in rows})
     means = [float(np.mean([row[key] for row in rows if row["seed"] == s])) for s in seeds]
+    if not np.isfinite(means).all():
+        return "one answer for all"
     spread = f" ± {np.std(means, ddof=1):.4f}" if len(means) > 1 else ""
     return f"{np.mean(means):.4f}{spread}"
 
@@ -316,14 +249,44 @@ def arguments() -> argparse.Namespace:
         "--rates",
         type=lambda t: [float(n) for n in split(t)],
         default=[1e-4, 3e-4, 1e-3],
-        help="learning rates to choose from",
+        help="learning rates to choose from; a single one is taken",
     )
     parser.add_argument("--published", action="store_true", help="the networks' whole recipes")
     parser.add_argument("--replicas", type=int, default=REPLICAS, help="trainings run as one")
-    parser.add_argument("--add", type=Path, nargs="*", default=[], help="rows of earlier runs")
+    parser.add_argument(
+        "--add", type=Path, nargs="*", default=[], help="rows to keep of earlier runs"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
-    return parser.parse_args()
+    args = parser.parse_args()
+    trained = not args.published and not set(args.models).isdisjoint(NETWORKS)
+    if trained and len(args.rates) != 1 and "nasbench201" not in args.benchmarks:
+        parser.error("rates are chosen on nasbench201: add it to --benchmarks, or give one --rates")
+    return args
+
+
+def merged(
+    earlier: Sequence[Sequence[Mapping[str, Any]]], rows: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Rows of earlier runs that this one did not take again, then its own."""
+
+    def of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[key] for key in ("model", "benchmark", "size", "seed"))
+
+    again = {of(row) for row in rows}
+    return [row for part in earlier for row in part if of(row) not in again] + list(rows)
+
+
+def cut(args: argparse.Namespace) -> str:
+    """How far the networks' trainings are those published."""
+    if args.published:
+        return "whole published recipes"
+    rates = ", ".join(map(str, args.rates))
+    chosen = rates if len(args.rates) == 1 else f"chosen among {rates} on development cells"
+    return (
+        f"networks cut to {args.steps} steps of {args.batch_size} cells (published are 1,000 to "
+        f"6,000 epochs), learning rate {chosen}; on DARTS a quarter of the cells and of the rate"
+    )
 
 
 def main() -> None:
@@ -332,22 +295,20 @@ def main() -> None:
         LOADED[name] = read(name, args.data)
         count = len(set(LOADED[name].networks))
         print(f"{name}: {len(LOADED[name].cells)} cells, {count} networks", flush=True)
-    rows = [row for path in args.add for row in json.loads(path.read_text())] + run(args)
-    body = "\n\n".join(f"## {name}\n\n{summary(rows, name)}" for name in LOADED)
-    print(body)
-    cut = (
-        "whole published recipes"
-        if args.published
-        else (
-            f"networks cut to {args.steps} steps of {args.batch_size} cells (a quarter on DARTS), "
-            "published are 1,000 to 6,000 epochs; their learning rate was chosen among "
-            f"{', '.join(map(str, args.rates))} on development cells"
+    rows = merged([json.loads(path.read_text()) for path in args.add], run(args))
+    shown = [name for name in BENCHMARKS if any(row["benchmark"] == name for row in rows)]
+    body = "\n\n".join(f"## {name}\n\n{summary(rows, name)}" for name in shown)
+    if "nasbench201" in LOADED:
+        ceiling, cells = noise_ceiling(LOADED["nasbench201"])
+        body += (
+            f"\n\nNoise of NAS-Bench-201's labels: the mean label of the other cells that are the "
+            f"same network orders the {cells} cells that have such others with tau {ceiling:.4f}."
         )
-    )
+    print(body)
     path = write(
         "Accuracy of cells from few trained ones",
-        f"{args.seeds} seeds; {cut}; {time.perf_counter() - started:.0f} s in all on "
-        f"{args.jobs} processes.\n" + (PROTOCOL),
+        f"{args.seeds} seeds; {cut(args)}; {time.perf_counter() - started:.0f} s in all on "
+        f"{args.jobs} processes.\n{PROTOCOL}",
         body,
         also=_gpu() if args.device == "cuda" else "",
     )
@@ -356,25 +317,15 @@ def main() -> None:
         name: stored_draws(benchmark, draws(benchmark, args.seeds, args.sizes))
         for name, benchmark in LOADED.items()
     }
-    path.with_name("accuracy.splits.json").write_text(json.dumps(splits) + "\n")
-
-
-def stored_draws(benchmark: Benchmark, every: Sequence[Draw]) -> list[dict[str, Any]]:
-    """Draws as hashes: the largest training set (smaller ones are its beginnings), or the fold."""
-    most = max(len(draw.train) for draw in every)
-    if benchmark.name == "darts":
-        return [{"seed": d.seed, "test": [benchmark.cells[i].hash for i in d.test]} for d in every]
-    return [
-        {"seed": d.seed, "train": [benchmark.cells[i].hash for i in d.train]}
-        for d in every
-        if len(d.train) == most
-    ]
+    stored = path.with_name("accuracy.splits.json")
+    known = json.loads(stored.read_text()) if stored.exists() else {}
+    stored.write_text(json.dumps({**known, **splits}) + "\n")
 
 
 PROTOCOL = """
 `tau` is Kendall's tau-b on the cells that neither a draw's training nor development saw (mean ±
-standard deviation over seeds); `networks unseen` leaves out test cells that are the same network as
-a training cell written differently; `all cells` is the published protocol, every cell of the
+standard deviation over seeds); `of networks unseen` leaves out test cells that are the same network
+as a training cell written differently; `of all cells` is the published protocol, every cell of the
 benchmark, training cells among them. NAS-Bench-201: CIFAR-10 validation accuracy, 156 / 469 / 781 /
 1,563 of 15,625 cells. NAS-Bench-101: 100 and 172 of the 292 distinct graphs among NASLib's 500
 cells, tested on the others of the 292 (published figures: on all 423,624). DARTS: 725 genotypes,

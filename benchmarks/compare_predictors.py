@@ -1,4 +1,4 @@
-"""NAR-Former V2, XGBoost and FLOPs on the measured labels, mean and spread over seeds.
+"""Latency predictors on the measured labels, mean and spread over seeds.
 
     python benchmarks/compare_predictors.py --labels FILE [--split random] [--seeds 3]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from pathlib import Path
 
 import torch
 
@@ -23,7 +24,7 @@ from tvm_costmodel.training.labels import LabelledGraphs
 from tvm_costmodel.training.registry import build_regressor
 from tvm_costmodel.training.regressor import Regressor
 
-NETWORKS = ("nar_former_v2", "nar_former_v2_published")
+NETWORKS = ("roofline_former", "nar_former_v2", "nar_former_v2_published")
 
 
 def verdict(rows: list[Row], split: str) -> str:
@@ -50,7 +51,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--predictors", default=",".join(NETWORKS), help="beside the baselines")
     parser.add_argument("--families", help="with leave-one-family-out, only these: a,b,c")
-    parser.add_argument("--epochs", type=int, help="of NAR-Former V2; its default otherwise")
+    parser.add_argument("--epochs", type=int, help="of the networks; their defaults otherwise")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="rows (.json) of others")
     parser.add_argument("--threads", type=int, help="of torch; its default otherwise")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -63,18 +66,20 @@ def main() -> None:
         return build_regressor(name, seed, changes)
 
     labels = LabelledGraphs.from_file(args.labels, args.device)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     families = args.families.split(",") if args.families else None
-    rows = compare(
-        labels, args.predictors.split(","), args.split, range(args.seeds), build, families
-    )
+    rows = compare(labels, args.predictors.split(","), args.split, seeds, build, families)
+    for path in args.also:
+        others = [Row.from_dict(values) for values in json.loads(path.read_text())]
+        rows += [row for row in others if row.predictor not in {r.predictor for r in rows}]
     table = comparison_table(rows)
     print(table)
     print(verdict(rows, args.split))
     path = results_file.write(
         f"Predictors on {labels.device}",
         f"{len(labels)} measured networks of {len(set(labels.families))} families, pipeline "
-        f"{labels.pipeline_key}, training set {labels.hash}; {args.seeds} seeds, split "
-        f"{args.split}; mean ± standard deviation over seeds.\n"
+        f"{labels.pipeline_key}, training set {labels.hash}; seeds {seeds[0]} to {seeds[-1]}, "
+        f"split {args.split}; mean ± standard deviation over seeds.\n"
         "The epoch is chosen on validation networks, never on the test networks.",
         f"```\n{table}\n```\n\n{verdict(rows, args.split)}",
         stem="predictors" if args.split == "random" else "predictors-unseen",

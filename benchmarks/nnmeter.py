@@ -1,7 +1,7 @@
 """Latency predictors on nn-Meter's bench: four devices, networks and families never seen.
 
     python benchmarks/nnmeter.py --data nnmeter_bench.npz [--predictors roofline_former,xgboost,...]
-        [--splits random,leave-one-family-out] [--seeds 3] [--epochs N] [--torch-device cuda]
+        [--splits random,leave-one-family-out] [--seeds 3] [--set epochs=N] [--torch-device cuda]
 
 ``random``: 80 % of the networks to train, 10 % to choose the epoch by, 10 % to test, equal graphs
 kept together. ``leave-one-family-out``: trained on ten families (5 % of their networks choose the
@@ -9,6 +9,14 @@ epoch), tested on all of the eleventh. The roofline former learns all devices at
 predictor one device at a time. Encoded graphs are kept in ``--cache`` so that a second run starts
 at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``, every run's figures
 to ``.json``, and the splits, as lists of hashes, to ``results/nnmeter.splits.json.xz``.
+
+``--set`` changes a field of the roofline former's recipe (`ReplicaConfig`) or shape
+(`RooflineFormerConfig`), value in JSON. What each part of it is worth is seen by leaving it out::
+
+    --set 'context="none"'    an operator sees itself alone
+    --set 'context="full"'    attention sees the neighbours' sizes too
+    --set roofline=false      one free exponential for each operator instead of the three terms
+    --set ranking=0.2         with the pairwise ranking loss, at this weight
 """
 
 from __future__ import annotations
@@ -18,9 +26,10 @@ import hashlib
 import json
 import lzma
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +39,7 @@ import numpy as np
 import results_file
 from tvm_costmodel.baselines.features import features
 from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
+from tvm_costmodel.errors import require_known
 from tvm_costmodel.frontends.nnmeter import NnMeterBench
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.metrics import evaluate
@@ -38,6 +48,10 @@ from tvm_costmodel.training.splits import Split, leave_one_family_out, random_sp
 SPLITS = ("random", "leave-one-family-out")
 PREDICTORS = ("roofline_former", "xgboost", "flops")
 _CHUNK = 150
+
+BySeed = dict[int, list[tuple[str, Split]]]
+Kept = dict[tuple[str, str, str], list[np.ndarray]]
+"""Predictor, kind of split and part to the answers of each seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +160,17 @@ def run_roofline(
     import torch
 
     from tvm_costmodel.models.roofline_former import RooflineFormerConfig
-    from tvm_costmodel.training.replicas import GraphSet, ReplicaConfig, ReplicaTrainer
+    from tvm_costmodel.training.graph_set import GraphSet
+    from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
     from tvm_costmodel.training.roofline import new_networks
 
     torch.set_float32_matmul_precision("high")
     count = len(encoded.latency_ms)
     train = np.array([np.isin(np.arange(count), split.train) for split in splits])
     held = np.array([np.isin(np.arange(count), split.validation) for split in splits])
-    shape = {k: v for k, v in settings.items() if k in RooflineFormerConfig.__dataclass_fields__}
-    recipe = {k: v for k, v in settings.items() if k in ReplicaConfig.__dataclass_fields__}
+    known = [[f.name for f in fields(kind)] for kind in (ReplicaConfig, RooflineFormerConfig)]
+    require_known(settings, sum(known, []), "the roofline former does not take these settings")
+    recipe, shape = ({k: v for k, v in settings.items() if k in names} for names in known)
     config = RooflineFormerConfig(devices=encoded.latency_ms.shape[1], **shape)
     networks = new_networks(config, len(splits), seed)
     trainer = ReplicaTrainer(
@@ -263,12 +279,15 @@ def write_splits(encoded: Encoded, seeds: Sequence[int], names: Sequence[str]) -
                 entry["test_hashes"] = lists["test"]
             found[f"{kind} {split.name} seed {seed}"] = entry
     text = json.dumps(found, indent=0, sort_keys=True)
+    results_file.RESULTS.mkdir(exist_ok=True)
     path = results_file.RESULTS / "nnmeter.splits.json.xz"
     path.write_bytes(lzma.compress(text.encode(), preset=9))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="nnmeter_bench.npz")
     parser.add_argument("--cache", type=Path, default=Path("nnmeter_encoded.npz"))
     parser.add_argument("--predictors", default=",".join(PREDICTORS))
@@ -280,39 +299,62 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every n-th network")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="rows (.json) of others")
     parser.add_argument("--answers", type=Path, help="also keep every prediction (.npz)")
-    args = parser.parse_args()
-    started = time.perf_counter()
-    encoded = encode(args.data, args.cache, args.jobs, args.every)
-    print(f"{len(encoded.latency_ms)} networks encoded, {time.perf_counter() - started:.0f} s")
-    names, kinds = args.predictors.split(","), args.splits.split(",")
-    settings = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    return parser.parse_args()
+
+
+def run_all(
+    args: argparse.Namespace, by_seed: BySeed, settings: dict[str, Any]
+) -> Iterator[tuple[str, int, list[np.ndarray]]]:
+    """Every predictor and seed with the answers on that seed's splits."""
+    names = args.predictors.split(",")
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        waiting: list[tuple[str, int, Callable[[], list[np.ndarray]]]] = []
+        for seed, named in by_seed.items():
+            splits = [split for _, split in named]
+            for name in sorted(names, key=lambda n: n != "roofline_former"):
+                if name == "roofline_former":
+                    job = (args.cache, splits, seed, settings, args.torch_device)
+                    waiting.append((name, seed, pool.submit(_roofline_job, job).result))
+                else:
+                    jobs = [pool.submit(run_tables, (args.cache, name, seed, s)) for s in splits]
+                    waiting.append((name, seed, partial(_results, jobs)))
+        for name, seed, answers in waiting:
+            yield name, seed, answers()
+
+
+def _results(jobs: Sequence[Future[tuple[str, np.ndarray]]]) -> list[np.ndarray]:
+    return [job.result()[1] for job in jobs]
+
+
+def ensemble_rows(encoded: Encoded, by_seed: BySeed, kept: Kept) -> list[dict[str, Any]]:
+    """Figures of the roofline former's seeds as one, on splits that all seeds share."""
     rows: list[dict[str, Any]] = []
-    kept: dict[str, list[np.ndarray]] = {}
-    by_seed = {seed: list(make_splits(encoded, kinds, seed)) for seed in range(args.seeds)}
-    pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"))
-    with pool:
-        waiting = []
-        for seed, splits in by_seed.items():
-            if "roofline_former" in names:
-                job = (args.cache, [s for _, s in splits], seed, settings, args.torch_device)
-                waiting.append(("roofline_former", seed, pool.submit(_roofline_job, job)))
-            for name in names:
-                if name != "roofline_former":
-                    jobs = [pool.submit(run_tables, (args.cache, name, seed, s)) for _, s in splits]
-                    waiting += [(name, seed, jobs)]  # type: ignore[list-item]
-        for name, seed, job in waiting:
-            answers = job.result() if not isinstance(job, list) else [j.result()[1] for j in job]
-            for (kind, split), found in zip(by_seed[seed], answers, strict=True):
-                rows += score(encoded, name, kind, seed, split, found)
-                kept.setdefault(f"{name}|{kind}|{split.name}", []).append(found)
-            print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
-    for key, found in kept.items():
-        name, kind, part = key.split("|")
+    for (name, kind, part), found in kept.items():
         if name == "roofline_former" and kind != "random" and len(found) > 1:
             split = next(s for k, s in by_seed[0] if (k, s.name) == (kind, part))
             rows += score(encoded, f"{name} x{len(found)}", kind, 0, split, ensemble(found))
+    return rows
+
+
+def main() -> None:
+    args = parse_arguments()
+    started = time.perf_counter()
+    encoded = encode(args.data, args.cache, args.jobs, args.every)
+    print(f"{len(encoded.latency_ms)} networks encoded, {time.perf_counter() - started:.0f} s")
+    kinds = args.splits.split(",")
+    settings = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    by_seed = {seed: list(make_splits(encoded, kinds, seed)) for seed in range(args.seeds)}
+    rows: list[dict[str, Any]] = []
+    kept: Kept = {}
+    for name, seed, answers in run_all(args, by_seed, settings):
+        for (kind, split), found in zip(by_seed[seed], answers, strict=True):
+            rows += score(encoded, name, kind, seed, split, found)
+            kept.setdefault((name, kind, split.name), []).append(found)
+        print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    rows += ensemble_rows(encoded, by_seed, kept)
     if args.answers:
-        np.savez(args.answers, **{f"{k}|{i}": a for k, f in kept.items() for i, a in enumerate(f)})
+        arrays = {f"{'|'.join(k)}|{i}": a for k, found in kept.items() for i, a in enumerate(found)}
+        np.savez(args.answers, **arrays)
     others = [row for path in args.also for row in json.loads(path.read_text())]
     rows += [row for row in others if row["predictor"] not in {r["predictor"] for r in rows}]
     table = tables(rows)

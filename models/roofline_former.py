@@ -41,11 +41,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES
 
 _SEEN = ("consumers", "operands", "constants", "written bytes", "read bytes", "intensity")
 CONTEXT = [i for i, name in enumerate(FEATURES) if name in _SEEN or name.startswith("folded ")]
 """Numbers of a token that its neighbours see."""
+
+CONTEXTS = ("types", "full", "none")
+"""What attention may see, see `RooflineFormerConfig`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class RooflineFormerConfig:
         reach: Standard deviations beyond which a number of a token counts no further: outside of
             what training networks showed, corrections stay what they were at its edge.
         roofline: False gives each operator one free exponential instead of the three terms.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     features: int = len(FEATURES)
@@ -87,10 +94,25 @@ class RooflineFormerConfig:
     reach: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.heads % 2 or self.channels % self.heads:
-            raise ValueError(f"channels {self.channels}, heads {self.heads}: an even divisor")
-        if min(self.features, self.slots, self.devices, self.bound) <= 0 or self.blocks < 0:
-            raise ValueError("features, slots, devices and bound must be positive")
+        width = self.channels if self.context == "full" else self.context_channels
+        if self.context not in CONTEXTS:
+            raise ConfigError(f"unknown context {self.context!r}; known: {', '.join(CONTEXTS)}")
+        if self.heads < 2 or self.heads % 2 or width < 1 or width % self.heads:
+            raise ConfigError(
+                f"heads {self.heads} must be an even number that divides the attention's "
+                f"{width} channels"
+            )
+        sizes = (self.features, self.slots, self.channels, self.devices, self.device_channels)
+        if min(sizes) < 1 or min(self.blocks, self.layers) < 0:
+            raise ConfigError(
+                f"features, slots, channels, devices and device_channels {sizes} must be at least "
+                f"1, blocks {self.blocks} and layers {self.layers} at least 0"
+            )
+        if min(self.bound, self.reach) <= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"bound {self.bound} and reach {self.reach} must be above 0, dropout "
+                f"{self.dropout} in [0, 1)"
+            )
 
 
 class GraphBatch(NamedTuple):

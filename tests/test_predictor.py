@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.graphs import labelled_graphs
@@ -60,6 +61,29 @@ def test_graphs_survive_the_way_through_json(zoo_folder: Path) -> None:
     predictor = load_predictor("cpu-a/flops", zoo_folder=zoo_folder)
     again = OpGraph.from_json(GRAPHS[0].to_json())
     assert predictor.predict(again).latency_s == predictor.predict(GRAPHS[0]).latency_s
+
+
+def test_operators_are_asked_for_only_when_wanted() -> None:
+    class Telling(FlopsRegressor):
+        asked = 0
+
+        def per_operator(self, graph: OpGraph) -> np.ndarray:
+            self.asked += 1
+            shares = np.arange(len(graph), dtype=float) % 3
+            return shares / shares.sum() * self.predict([graph])[0]
+
+    regressor = Telling().fit(GRAPHS, LATENCY)
+    estimate = Predictor(regressor).predict(GRAPHS[0])
+    assert regressor.asked == 0 and estimate.per_op is not None
+    per_op = estimate.per_op
+    assert regressor.asked == 1 and estimate.per_op is per_op
+    assert [share.operator % 3 for share in per_op] == sorted(
+        (i % 3 for i in range(len(GRAPHS[0])) if i % 3), reverse=True
+    )
+    assert per_op[0] == (2, GRAPHS[0].operators[2].op, per_op[0].latency_s)
+    assert sum(share.latency_s for share in per_op) == pytest.approx(estimate.latency_s)
+    plain = FlopsRegressor().fit(GRAPHS, LATENCY)
+    assert Predictor(plain).predict(GRAPHS[0]).per_op is None
 
 
 def test_a_predictor_without_interval_gives_nan() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
+
+import numpy as np
 
 from tvm_costmodel.errors import CheckpointError, UnsupportedOperatorError
 from tvm_costmodel.graph import OpGraph
@@ -15,6 +18,20 @@ from tvm_costmodel.training.regressor import Regressor
 
 DEFAULT = "nar_former_v2"
 """Predictor that a device's name alone stands for."""
+
+
+class OperatorShare(NamedTuple):
+    """What one operator adds to a network's predicted latency.
+
+    Attributes:
+        operator: Its id in the graph.
+        op: Its canonical name.
+        latency_s: Predicted seconds.
+    """
+
+    operator: int
+    op: str
+    latency_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +47,7 @@ class Estimate:
         predictor: Name of the predictor.
         device: Device whose measurements it learned from.
         graph: The network.
-        per_op: Seconds of each operator, where the predictor tells.
+        regressor: What predicted it; asked for `per_op`.
     """
 
     latency_s: float
@@ -40,12 +57,26 @@ class Estimate:
     predictor: str
     device: str
     graph: OpGraph
-    per_op: Mapping[int, float] | None = None
+    regressor: Regressor | None = field(default=None, repr=False)
 
     @property
     def graph_hash(self) -> str:
         """Content hash of the network."""
         return self.graph.hash
+
+    @cached_property
+    def per_op(self) -> tuple[OperatorShare, ...] | None:
+        """Each operator's share, largest first; None where the predictor knows the whole alone.
+
+        The shares sum to `latency_s`. Operators without one (inputs, views, what is folded into
+        another operator) are left out. Computed when it is first asked for.
+        """
+        seconds = self.regressor.per_operator(self.graph) if self.regressor else None
+        if seconds is None:
+            return None
+        order = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
+        operators = self.graph.operators
+        return tuple(OperatorShare(i, operators[i].op, float(seconds[i])) for i in order)
 
 
 class Predictor:
@@ -99,6 +130,7 @@ class Predictor:
                 self.name,
                 self.device,
                 graph,
+                self.regressor,
             )
             for i, graph in enumerate(many)
         ]

@@ -63,6 +63,7 @@ def test_predictions_are_the_posterior_mean_of_the_formulas(form: str) -> None:
     with torch.no_grad():
         for parameter in process.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
+    process.requires_grad_(False)
     known, asked = cells(9, 1), cells(4, 2)
     asked.network[1] = known.network[3]
     target = accuracy(known)

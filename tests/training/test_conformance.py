@@ -15,19 +15,23 @@ import pytest
 from tests.graphs import labelled_graphs, unknown_graph
 from tvm_costmodel.errors import CheckpointError, ConfigError, UnsupportedOperatorError
 from tvm_costmodel.predictor import Predictor, load_predictor
+from tvm_costmodel.training.calibration import calibrate
 from tvm_costmodel.training.checkpoint import CARD
 from tvm_costmodel.training.registry import NETWORKS, REGISTRY
 from tvm_costmodel.training.regressor import Regressor
 
 GRAPHS, LATENCY = labelled_graphs(48)
 NAMES = tuple(REGISTRY)
+SIZES = {"nnlp": {"channels": 32}, "roofline_former": {"channels": 32, "context_channels": 8}}
+TELLING = ("roofline_former",)
+"""Predictors that tell what each operator costs."""
 
 
 def build(name: str) -> Regressor:
     if name not in NETWORKS:
         return REGISTRY[name]()
     found: Any = REGISTRY[name]
-    sizes = {"channels": 32} if name == "nnlp" else {"channels": 32, "groups": 4}
+    sizes = SIZES.get(name, {"channels": 32, "groups": 4})
     return found(replace(found.recipe, epochs=2), found.config_class(**sizes))
 
 
@@ -55,6 +59,33 @@ def test_interval_surrounds_the_prediction(fitted: Regressor) -> None:
     seconds = fitted.predict(GRAPHS)
     low, high = fitted.bounds(seconds)
     assert np.all(low <= seconds) and np.all(seconds <= high) and np.all(low > 0)
+
+
+def test_operators_share_the_prediction_where_the_predictor_tells(fitted: Regressor) -> None:
+    graph = GRAPHS[5]
+    shares = fitted.per_operator(graph)
+    estimate = Predictor(fitted, "cpu-test").predict(graph)
+    assert (shares is not None) == (estimate.per_op is not None) == (fitted.name in TELLING)
+    if shares is None or estimate.per_op is None:
+        return
+    assert shares.shape == (len(graph),) and shares.dtype == np.float64 and shares.min() >= 0
+    assert shares[0] == 0 and graph.operators[0].op == "input"
+    assert shares.sum() == pytest.approx(fitted.predict([graph])[0], rel=1e-9)
+    assert sum(share.latency_s for share in estimate.per_op) == pytest.approx(estimate.latency_s)
+    seconds = [share.latency_s for share in estimate.per_op]
+    assert seconds == sorted(seconds, reverse=True) and seconds[-1] > 0
+    for operator, op, latency_s in estimate.per_op:
+        assert graph.operators[operator].op == op and shares[operator] == latency_s
+
+
+def test_operators_share_a_calibrated_prediction(fitted: Regressor) -> None:
+    calibrated = calibrate(fitted, GRAPHS[:6], 3 * LATENCY[:6], "cpu-new")
+    estimate = Predictor(calibrated, "cpu-new").predict(GRAPHS[7])
+    assert estimate.latency_s != pytest.approx(fitted.predict(GRAPHS[7:8])[0], rel=0.1)
+    if estimate.per_op is not None:
+        total = sum(share.latency_s for share in estimate.per_op)
+        assert total == pytest.approx(estimate.latency_s)
+    assert (estimate.per_op is not None) == (fitted.name in TELLING)
 
 
 def test_save_and_load_are_equal(fitted: Regressor, tmp_path: Path) -> None:
@@ -119,7 +150,10 @@ def test_bad_labels_are_refused(name: str, label: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_untrained_predictor_says_so(name: str, tmp_path: Path) -> None:
-    for call in (lambda: build(name).predict(GRAPHS), lambda: build(name).save(tmp_path / "c")):
+    calls = [lambda: build(name).predict(GRAPHS), lambda: build(name).save(tmp_path / "c")]
+    if name in TELLING:
+        calls.append(lambda: build(name).per_operator(GRAPHS[0]))
+    for call in calls:
         with pytest.raises(CheckpointError, match="not trained"):
             call()
 

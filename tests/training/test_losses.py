@@ -8,6 +8,7 @@ import torch
 from tvm_costmodel.training.losses import (
     architecture_consistency,
     log_squared,
+    pairwise_ranking,
     relative_squared,
     sequence_ranking,
     with_ranking_and_consistency,
@@ -55,3 +56,38 @@ def test_gradients_reach_both_members_of_a_pair() -> None:
     sequence_ranking(predicted, MEASURED, ORDER).backward()
     # signs of the three errors (-1, +6, -5), each +1/3 at i and -1/3 at order[i]
     torch.testing.assert_close(predicted.grad, torch.tensor([0.0, 2.0, -2.0]) / 3)
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_pairwise_ranking_by_hand() -> None:
+    predicted = torch.tensor([[0.0], [0.1], [0.4]])
+    measured = torch.tensor([[1.0], [2.0], [1.5]])
+    counted = torch.ones(3, 1, dtype=torch.bool)
+    # pairs (0, 1) right by 0.1, (1, 2) wrong by 0.3, (2, 0) right by 0.4
+    expected = 0.1 * sum(softplus(gap / 0.1) for gap in (-0.1, 0.3, -0.4)) / 3
+    found = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
+    assert found.item() == pytest.approx(expected)
+
+
+def test_pairwise_ranking_counts_pairs_whose_labels_both_count_and_differ() -> None:
+    predicted = torch.tensor([[0.0, 5.0], [0.1, 0.0], [0.4, 9.0]])
+    measured = torch.tensor([[1.0, 3.0], [2.0, 3.0], [1.5, 7.0]])
+    counted = torch.tensor([[True, True], [True, True], [False, False]])
+    # on the first device only (0, 1) is left; on the second its latencies are equal
+    found = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
+    assert found.item() == pytest.approx(0.1 * softplus(-1.0))
+    assert pairwise_ranking(predicted, measured, counted & False, ORDER).item() == 0.0
+
+
+def test_pairwise_ranking_gives_every_replica_its_own() -> None:
+    predicted = torch.randn(2, 5, 3)
+    measured = torch.randn(5, 3).expand_as(predicted)
+    counted = torch.rand(2, 5, 3) > 0.3
+    order = torch.tensor([3, 0, 4, 2, 1])
+    both = pairwise_ranking(predicted, measured, counted, order)
+    for m in range(2):
+        alone = pairwise_ranking(predicted[m], measured[m], counted[m], order)
+        torch.testing.assert_close(both[m], alone)

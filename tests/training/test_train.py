@@ -6,7 +6,11 @@ import pytest
 
 from tests.training.test_comparison import labels
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.models.roofline_former import RooflineFormerConfig
 from tvm_costmodel.predictor import load_predictor
+from tvm_costmodel.training.registry import build_regressor
+from tvm_costmodel.training.replicas import ReplicaConfig
+from tvm_costmodel.training.roofline import RooflineFormerRegressor
 from tvm_costmodel.training.train import train
 
 
@@ -38,3 +42,36 @@ def test_settings_that_a_predictor_does_not_have_are_refused(tmp_path: Path) -> 
 def test_the_hash_of_a_training_set_ignores_order() -> None:
     data = labels()
     assert data.subset(range(60)[::-1]).hash == data.hash != data.subset(range(59)).hash
+
+
+def test_settings_of_the_roofline_former_reach_recipe_shape_and_members() -> None:
+    settings = {"epochs": 3, "channels": 32, "roofline": False, "context": "none", "members": 2}
+    built = build_regressor("roofline_former", 7, settings)
+    assert isinstance(built, RooflineFormerRegressor)
+    assert (built.training.epochs, built.training.seed, built.members) == (3, 7, 2)
+    assert (built.model.channels, built.model.roofline, built.model.context) == (32, False, "none")
+    plain = build_regressor("roofline_former")
+    assert isinstance(plain, RooflineFormerRegressor) and plain.members == 3
+    assert plain.model == RooflineFormerConfig() and plain.training == ReplicaConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "roofline_former does not take these settings: .*'epoch'.*'epochs'"),
+        ({"member": 3}, "did you mean 'members'"),
+        ({"devices": 2}, "unknown key 'devices'"),
+        ({"slots": 2}, "unknown key 'slots'"),
+        ({"members": 0}, "members 0 must be at least 1"),
+        ({"epochs": 2.5}, "epochs is 2.5: give one of type int"),
+        ({"ranking": "high"}, "ranking is 'high': give one of type float"),
+        ({"roofline": 1}, "roofline is 1: give one of type bool"),
+        ({"channels": 0}, "must be at least 1"),
+        ({"context": "sizes"}, "unknown context 'sizes'"),
+    ],
+)
+def test_wrong_settings_of_the_roofline_former_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_regressor("roofline_former", settings=settings)

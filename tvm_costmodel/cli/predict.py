@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tvm_costmodel.profiling.measurement import Measurement
 
 HELP = "predict a model's latency"
+_SHOWN = 5  # operators that -v adds to the table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> Output:
     if stored is not None:
         return _answer(_measured_fields(stored, model.graph), args.model)
     estimate = _estimate(args, device, model.graph)
-    return _answer(_predicted_fields(estimate), args.model)
+    return _answer(_predicted_fields(estimate), args.model, args.verbose > 0)
 
 
 def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
@@ -180,11 +181,9 @@ def _predicted_fields(estimate: Estimate) -> dict[str, Any]:
         "unknown_ops": list(estimate.unknown_ops),
     }
     if estimate.per_op is not None:
-        largest = sorted(estimate.per_op.items(), key=lambda item: -item[1])
-        operators = estimate.graph.operators
         fields["per_op"] = [
-            {"operator": i, "op": operators[i].op, "latency_ms": seconds * 1e3}
-            for i, seconds in largest
+            {"operator": share.operator, "op": share.op, "latency_ms": share.latency_s * 1e3}
+            for share in estimate.per_op
         ]
     return fields
 
@@ -193,6 +192,18 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _answer(fields: dict[str, Any], model: str) -> Output:
+def _answer(fields: dict[str, Any], model: str, verbose: bool = False) -> Output:
     shown = {name: value for name, value in fields.items() if name != "per_op"}
-    return Output(fields, table(named_rows(shown), ("", Path(model).name)))
+    text = table(named_rows(shown), ("", Path(model).name))
+    if verbose and "per_op" in fields:
+        rows = [
+            (
+                str(share["operator"]),
+                share["op"],
+                f"{share['latency_ms']:.4g}",
+                f"{share['latency_ms'] / fields['latency_ms'] * 100:.1f} %",
+            )
+            for share in fields["per_op"][:_SHOWN]
+        ]
+        text += "\n\n" + table(rows, ("operator", "op", "ms", "share"))
+    return Output(fields, text)

@@ -224,7 +224,7 @@ def _numbers(graph: OpGraph, i: int, consumers: int) -> list[float]:
         math.log((1 + cost.flops) / (1 + cost.bytes)) / 4,
         *map(_log, (rows, columns, depth, groups - 1)),
         *map(_log, (*kernel, *strides, _pair(attrs.get("dilation"))[0] - 1)),
-        _log(sum(padding) if isinstance(padding, tuple) else 0),
+        _log(sum(map(_number, padding)) if isinstance(padding, tuple) else 0),
         *map(_log, (inside, channels)),
         *_extents(out),
         *_extents(read[0] if read else ()),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -224,43 +223,3 @@ class RankScale:
         at = ((np.arange(count) + 0.5) / count - 0.5) * np.sqrt(12.0)
         found = np.interp(score, at, self.accuracy)
         return found + 1e-3 * score  # keeps order where training accuracies are equal
-
-
-@dataclass(frozen=True)
-class LabelStretch:
-    """Accuracies drawn apart: ``center * (accuracy / center) ** power``, which keeps their order.
-
-    The ranking and the consistency term of a network's loss are absolute differences, so dropout's
-    noise counts in them by its size while the base loss counts errors by their square. Where labels
-    lie within a percent of each other (DARTS) the noise weighs more, and answering the same for
-    every cell, with the head's units off, is the best that a network finds.
-
-    Attributes:
-        center: Geometric mean of the training accuracies.
-        power: At least 1; 1 leaves them as they are.
-    """
-
-    center: float = 1.0
-    power: float = 1.0
-
-    @classmethod
-    def to_spread(cls, accuracy: np.ndarray, spread: float) -> LabelStretch:
-        """The least stretch under which logarithms of these have this standard deviation."""
-        logarithms = np.log(accuracy)
-        found = float(logarithms.std())
-        if not 0 < found < spread:
-            return cls()
-        return cls(float(np.exp(logarithms.mean())), spread / found)
-
-    def apply(self, accuracy: np.ndarray) -> np.ndarray:
-        """Stretched accuracies."""
-        if self.power == 1.0:
-            return accuracy
-        return self.center * (accuracy / self.center) ** self.power
-
-    def undo(self, stretched: np.ndarray) -> np.ndarray:
-        """Accuracies that `apply` stretched; negative answers of a network count as 0."""
-        if self.power == 1.0:
-            return stretched
-        found = self.center * (np.maximum(stretched, 0.0) / self.center) ** (1.0 / self.power)
-        return np.asarray(found)

@@ -20,7 +20,7 @@ from tvm_costmodel.models.nar_former import NarFormer
 from tvm_costmodel.models.nar_former_v2_cells import NarFormerV2Cells
 from tvm_costmodel.models.nn_former_cells import NnFormerCells, NnFormerCellsConfig
 from tvm_costmodel.tokenizer.cells import NAR_FORMER_CELLS, NAR_FORMER_V2_CELLS
-from tvm_costmodel.training.accuracy import AccuracyRegressor, LabelStretch
+from tvm_costmodel.training.accuracy import AccuracyRegressor
 from tvm_costmodel.training.accuracy_replicas import (
     AccuracyReplicas,
     AccuracyTraining,
@@ -45,7 +45,7 @@ class NetworkKind:
         build: Makes it for a number of operations.
         encoder: Makes what turns structures into its inputs.
         base_loss: Of predictions and labels, without ranking and consistency.
-        recipe: As published, but for ``spread``.
+        recipe: As published.
     """
 
     build: Callable[[int], nn.Module]
@@ -91,8 +91,7 @@ NETWORKS: Mapping[str, NetworkKind] = {
         lambda operations: NarFormerV2Cells(),
         _nar_former_v2_inputs,
         relative_squared,
-        # Spread: NAS-Bench-101's. On DARTS' labels, a fifth of it, the head's units die.
-        AccuracyTraining(epochs=1000, batch_size=8, weight_decay=0.0, spread=0.03),
+        AccuracyTraining(epochs=1000, batch_size=8, weight_decay=0.0),
     ),
     "nn_former": NetworkKind(
         lambda operations: NnFormerCells(NnFormerCellsConfig(operations)),
@@ -137,7 +136,7 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
 
     Args:
         operations: The benchmark's operations.
-        recipe: How it is trained; that of `NETWORKS` when not given.
+        recipe: How it is trained; as published when not given.
         seed: Of weights, batches and copies.
         device: ``cpu`` or ``cuda``.
     """
@@ -154,7 +153,6 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
         super().__init__(operations, seed, device)
         self.recipe = recipe or NETWORKS[self.name].recipe
         self.network: nn.Module | None = None
-        self.stretch = LabelStretch()
 
     def _fit(self, cells: Sequence[OpGraph], accuracy: np.ndarray) -> None:
         arrays = CellArrays(cells, self.operations, self.device)
@@ -166,7 +164,7 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
                 f"the {self.name} network answers {100 * answers[0]:.2f} percent for every cell: "
                 f"lower learning_rate (it is {self.recipe.learning_rate})"
             )
-        self.network, self.stretch = training.networks[0], training.stretches[0]
+        self.network = training.networks[0]
 
     @torch.no_grad()
     def _predict(self, cells: Sequence[OpGraph]) -> np.ndarray:
@@ -177,13 +175,13 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
             encode = NETWORKS[self.name].encoder(part)
             everything = torch.arange(len(part), device=part.device)
             found.append(self.network(*encode(part.batch(everything))).double().cpu().numpy())
-        return 100 * self.stretch.undo(np.concatenate(found))
+        return 100 * np.concatenate(found)
 
     def _is_fitted(self) -> bool:
         return self.network is not None
 
     def _describe(self) -> Mapping[str, Any]:
-        return {"recipe": asdict(self.recipe), "stretch": asdict(self.stretch)}
+        return {"recipe": asdict(self.recipe)}
 
     def _write(self, folder: Path) -> None:
         assert self.network is not None
@@ -198,7 +196,6 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
     ) -> Self:
         recipe = replace(AccuracyTraining(1, 1), **description["recipe"])
         regressor = cls(operations, recipe, device=device)
-        regressor.stretch = LabelStretch(**description["stretch"])
         regressor.network = NETWORKS[cls.name].build(len(operations)).to(device).eval()
         regressor.network.load_state_dict(load_file(folder / WEIGHTS))
         return regressor

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.layers import seed_dropout
-from tvm_costmodel.training.accuracy import LabelStretch
 from tvm_costmodel.training.cell_arrays import CellArrays, Structures
 from tvm_costmodel.training.losses import with_ranking_and_consistency
 from tvm_costmodel.training.stacked import StackedNetworks
@@ -47,7 +46,6 @@ class AccuracyTraining:
         consistency: Weight of `losses.architecture_consistency`; 0 makes no copies.
         ema: Decay of the moving average of weights that predicts; 0 takes the last weights.
         copies: Orders of nodes drawn for each training cell.
-        spread: Least spread of the labels that are learnt, see `LabelStretch`; 0 leaves them.
         steps: Steps to take instead of ``epochs``; None for all epochs.
         bfloat16: Whether matrix products on a GPU run in bfloat16.
     """
@@ -61,7 +59,6 @@ class AccuracyTraining:
     consistency: float = 0.5
     ema: float = 0.0
     copies: int = 16
-    spread: float = 0.0
     steps: int | None = None
     bfloat16: bool = True
 
@@ -71,11 +68,10 @@ class AccuracyTraining:
                 f"epochs {self.epochs}, batch_size {self.batch_size}, copies {self.copies} and "
                 f"steps {self.steps} must be at least 1"
             )
-        shares = (self.warmup, self.ema, self.spread)
-        if self.learning_rate <= 0 or not all(0 <= share < 1 for share in shares):
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or not 0 <= self.ema < 1:
             raise ConfigError(
-                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup}, "
-                f"ema {self.ema} and spread {self.spread} in [0, 1)"
+                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup} and "
+                f"ema {self.ema} in [0, 1)"
             )
 
     def total_steps(self, cells: int) -> int:
@@ -110,10 +106,7 @@ class AccuracyReplicas:
     ) -> None:
         self.encode, self.base_loss, self.config = encode, base_loss, config
         self.cells, self.train, self.seed = cells, [np.asarray(t) for t in train], seed
-        labels = np.asarray(labels, dtype=np.float64)
-        self.stretches = [LabelStretch.to_spread(labels[t], config.spread) for t in self.train]
-        stretched = np.stack([stretch.apply(labels) for stretch in self.stretches])
-        self._labels = torch.from_numpy(stretched.astype(np.float32)).to(cells.device)  # [M, G]
+        self._labels = torch.from_numpy(np.asarray(labels, np.float32)).to(cells.device)
         self.stack = StackedNetworks([network.to(cells.device) for network in networks])
         self.networks, self.parameters = self.stack.networks, self.stack.parameters
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -173,7 +166,7 @@ class AccuracyReplicas:
             inputs = tuple(torch.cat(pair, 1) for pair in zip(inputs, copies, strict=True))
         order = torch.randperm(places.shape[1], device=device)
         predicted = self._forward(inputs)
-        losses = self._losses(predicted, self._labels.gather(1, chosen), order)
+        losses = self._losses(predicted, self._labels[chosen], order)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         self.optimizer.step()
@@ -238,6 +231,6 @@ class AccuracyReplicas:
         for start in range(0, len(chosen), _CHUNK):
             at = torch.from_numpy(np.asarray(chosen[start : start + _CHUNK])).to(self.cells.device)
             inputs = self.encode(self.cells.batch(at))
-            answers = [network(*inputs).double().cpu().numpy() for network in self.networks]
-            parts.append([s.undo(a) for s, a in zip(self.stretches, answers, strict=True)])
+            answers = [network(*inputs).double() for network in self.networks]
+            parts.append(torch.stack(answers).cpu().numpy())
         return np.concatenate(parts, axis=1)

@@ -94,6 +94,8 @@ class StructureFeatures:
 class StructureRegressor(AccuracyRegressor):
     """A regressor on `cell_structure`; reading cells and learning from them can be done apart."""
 
+    scale: RankScale | None = None
+
     def structures(self, cells: Sequence[OpGraph]) -> list[CellStructure]:
         """What `fit_structures` and `score_structures` take, one per cell."""
         return [cell_structure(cell, self.operations) for cell in cells]
@@ -112,8 +114,6 @@ class StructureRegressor(AccuracyRegressor):
     def _predict(self, cells: Sequence[OpGraph]) -> np.ndarray:
         assert self.scale is not None
         return self.scale.percent(self.score_structures(self.structures(cells)))
-
-    scale: RankScale | None = None
 
 
 class CellProcessAccuracy(StructureRegressor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,23 @@ class Row:
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in values.items()
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The row that `to_dict` wrote."""
+
+        def number(key: str) -> float:
+            return math.nan if values[key] is None else float(values[key])
+
+        return cls(
+            predictor=str(values["predictor"]),
+            split=str(values["split"]),
+            n=number("n"),
+            mean={score: number(score) for score in _SCORES},
+            spread={score: number(f"{score}_spread") for score in _SCORES},
+            predict_ms=number("predict_ms"),
+            fit_s=number("fit_s"),
+        )
 
 
 def default_build(name: str, seed: int) -> Regressor:

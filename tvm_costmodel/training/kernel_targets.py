@@ -85,7 +85,8 @@ def kernel_targets(
         if kind and reads:
             written = graph.operators[i].outputs[0].elements
             members[kind, reads[0].elements, written].append(token)
-    group, target = np.full(len(tokens), -1, dtype=np.int64), []
+    group = np.full(len(tokens), -1, dtype=np.int64)
+    target: list[float] = []
     for key, at in members.items():
         if calls.get(key) == len(at):
             group[at] = len(target)

@@ -49,12 +49,14 @@ class NetworkRegressor(Regressor):
         tokenizer_class: Makes its tokens.
         network_class: ``network_class(config)`` is the network (see `NarFormerV2`).
         config_class: Shape of the network, a dataclass of JSON values.
+        shape_settings: Its fields that `build_regressor` takes as settings.
     """
 
     recipe: ClassVar[TrainingConfig]
     tokenizer_class: ClassVar[type[Tokenizer]]
     network_class: ClassVar[Any]
     config_class: ClassVar[Any]
+    shape_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -70,28 +70,54 @@ def build_regressor(
     Args:
         name: From the registry.
         seed: Of its training; the FLOPs predictor has none.
-        settings: Recipe to change: fields of its ``recipe`` for networks, arguments of the
-            constructor for others.
+        settings: Recipe to change: for networks, fields of its ``recipe`` and, where the class
+            names them in ``shape_settings``, of its ``config_class``, and ``members`` where it
+            has those; arguments of the constructor for others.
         state_dir: Where a network keeps its state after every epoch.
         resume: Whether a network goes on from that state.
 
     Raises:
-        ConfigError: An unknown predictor or setting.
+        ConfigError: An unknown predictor or setting, or a value of the wrong type or range.
     """
     found: Any = regressor_class(name)
     changes = dict(settings or {})
-    taken = [f.name for f in fields(found.recipe)] if name in NETWORKS else _arguments(found)
-    require_known(changes, taken, f"{name} does not take these settings")
     try:
         if name in NETWORKS:
-            recipe = replace(found.recipe, **{"seed": seed, **changes})
-            regressor: Regressor = found(recipe, state_dir=state_dir, resume=resume)
+            arguments = _network_arguments(found, seed, changes)
+            regressor: Regressor = found(**arguments, state_dir=state_dir, resume=resume)
         else:
+            require_known(changes, _arguments(found), f"{name} does not take these settings")
             seeded = {"seed": seed} if name == "xgboost" else {}
             regressor = found(**{**seeded, **changes})
     except TypeError as error:
         raise ConfigError(f"{name} does not take these settings: {error}") from error
     return regressor
+
+
+def _network_arguments(found: Any, seed: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a network's constructor: recipe, shape and members as the settings say."""
+    defaults = inspect.signature(found).parameters
+    whole = {k: defaults[k].default for k in ("members",) if k in defaults}
+    shape = {k: getattr(found.config_class(), k) for k in found.shape_settings}
+    recipe = {f.name: getattr(found.recipe, f.name) for f in fields(found.recipe)}
+    known = {**recipe, **shape, **whole}
+    require_known(changes, tuple(known), f"{found.name} does not take these settings")
+    for name, value in changes.items():
+        _check_type(name, value, known[name])
+    arguments = {k: v for k, v in changes.items() if k in whole}
+    if chosen := {k: v for k, v in changes.items() if k in shape}:
+        arguments["model"] = found.config_class(**chosen)
+    chosen = {k: v for k, v in changes.items() if k in recipe}
+    return {**arguments, "training": replace(found.recipe, **{"seed": seed, **chosen})}
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
+        raise ConfigError(
+            f"{name} is {value!r}: give one of type {type(default).__name__}, for instance "
+            f"{default!r}"
+        )
 
 
 def _arguments(constructor: Any) -> list[str]:

@@ -178,6 +178,14 @@ class Regressor(ABC):
         regressor.card = {key: value for key, value in card.items() if key not in skip}
         return regressor
 
+    def per_operator(self, graph: OpGraph) -> np.ndarray | None:
+        """Each operator's share of the predicted latency, where the predictor tells.
+
+        Returns:
+            Seconds, float64 [N], which sum to the prediction; None when it knows the whole alone.
+        """
+        return None
+
     def bounds(self, latency_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper seconds around predictions; NaN when there is no interval."""
         low = self.interval.low if self.interval else math.nan

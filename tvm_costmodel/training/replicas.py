@@ -11,7 +11,6 @@ Shape legend: ``M`` replicas, ``G`` graphs of the set, ``B`` of a batch, ``P`` d
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import math
@@ -23,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import vmap
 from tqdm import tqdm
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.roofline_former import GraphBatch, RooflineFormer
-from tvm_costmodel.tokenizer.physical import PhysicalTokens
-from tvm_costmodel.training.kernel_targets import KernelTargets
+from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.losses import pairwise_ranking
+from tvm_costmodel.training.stacked import StackedNetworks
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -56,16 +55,16 @@ class ReplicaConfig:
         bfloat16: Whether matrix products on a GPU run in bfloat16.
     """
 
-    epochs: int = 60
-    batch_size: int = 64
+    epochs: int = 50
+    batch_size: int = 32
     learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     ranking: float = 0.0
-    kernels: float = 0.5
+    kernels: float = 0.0
     prior: float = 0.0
     clip: float = 1.0
-    patience: int = 60
+    patience: int = 50
     seed: int = 0
     bfloat16: bool = False
 
@@ -80,87 +79,6 @@ class ReplicaConfig:
                 f"learning_rate {self.learning_rate} and clip {self.clip} must be above 0, "
                 f"warmup {self.warmup} in [0, 1)"
             )
-
-
-class GraphSet:
-    """Many graphs' tokens as one set of tensors, from which batches are gathered.
-
-    Args:
-        tokens: One per graph.
-        device: Where the tensors live.
-        targets: Kernels of each graph on the first device; none when not given.
-    """
-
-    def __init__(
-        self,
-        tokens: Sequence[PhysicalTokens],
-        device: str = "cpu",
-        targets: Sequence[KernelTargets] | None = None,
-    ) -> None:
-        counts = np.array([len(graph) for graph in tokens])
-        edges = np.array([len(graph.edges) for graph in tokens])
-        self.device = torch.device(device)
-        self._nodes = np.concatenate([[0], np.cumsum(counts)])
-        self._edges = np.concatenate([[0], np.cumsum(edges)])
-        self._edge = np.concatenate([graph.edges.reshape(-1, 2) for graph in tokens]).astype(int)
-        self._slot = self._tensor(np.concatenate([graph.slot for graph in tokens]))
-        self._numbers = self._tensor(np.concatenate([graph.numbers for graph in tokens]))
-        self._work = self._tensor(np.concatenate([graph.work for graph in tokens]))
-        self._target_ms = [target.target_ms for target in targets] if targets else None
-        self._group = np.concatenate([target.group for target in targets]) if targets else None
-        self.totals = np.array([graph.work.sum(axis=0) for graph in tokens])
-        """float [G, 3]: each graph's work."""
-
-    def __len__(self) -> int:
-        return len(self._nodes) - 1
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-    def batch(self, graphs: np.ndarray) -> GraphBatch:
-        """The graphs at these indices, int64 [B], one after the other."""
-        rows, counts = _ranges(self._nodes, graphs)
-        edges, edge_counts = _ranges(self._edges, graphs)
-        first = np.cumsum(counts) - counts
-        pairs = self._edge[edges] + np.repeat(first, edge_counts)[:, None]
-        own = np.arange(len(rows))
-        index = self._tensor(rows)
-        return GraphBatch(
-            slot=self._slot[index],
-            numbers=self._numbers[index],
-            work=self._work[index],
-            source=self._tensor(np.concatenate([own, pairs[:, 0]])),
-            target=self._tensor(np.concatenate([own, pairs[:, 1]])),
-            graph=self._tensor(np.repeat(np.arange(len(graphs)), counts)),
-            graphs=len(graphs),
-        )
-
-    def kernels(self, graphs: np.ndarray) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Groups of kernels of these graphs.
-
-        Returns:
-            The group of each of their tokens [R] (one past the last for none), what each group's
-            kernels took in ms [K], and the graph that each group belongs to [K]; None where
-            nothing is known of them.
-        """
-        if self._target_ms is None or self._group is None:
-            return None
-        rows, counts = _ranges(self._nodes, graphs)
-        targets = [self._target_ms[i] for i in graphs]
-        sizes = np.array([len(target) for target in targets])
-        first = np.cumsum(sizes) - sizes
-        group = self._group[rows]
-        group = np.where(group < 0, sizes.sum(), group + np.repeat(first, counts))
-        owner = np.repeat(np.arange(len(graphs)), sizes)
-        took = np.concatenate([*targets, np.zeros(0)]).astype(np.float32)
-        return self._tensor(group), self._tensor(took), self._tensor(owner)
-
-
-def _ranges(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the chosen segments, one after the other, and the segments' lengths."""
-    counts = offsets[chosen + 1] - offsets[chosen]
-    starts = np.repeat(offsets[chosen] - (np.cumsum(counts) - counts), counts)
-    return starts + np.arange(counts.sum()), counts
 
 
 def _kernel_error(
@@ -226,6 +144,10 @@ class ReplicaTrainer:
         validation: bool [M, G], what each replica's epoch is chosen by.
         state_dir: Where to keep the state after each epoch; nowhere when not given.
         resume: Go on from the state in ``state_dir`` when there is one.
+
+    Raises:
+        ConfigError: A replica has no label of a device to learn from, or none to choose by.
+        CheckpointError: ``resume``, and the state is of another training.
     """
 
     def __init__(
@@ -242,24 +164,16 @@ class ReplicaTrainer:
         self.networks, self.config, self.graphs = list(networks), config, graphs
         self.train, self.validation = train, validation
         self.latency_ms = latency_ms
+        self._check_labels()
         self._log = torch.from_numpy(np.log(latency_ms)).float().to(graphs.device)
         self._train = torch.from_numpy(train).to(graphs.device)
         for m, network in enumerate(self.networks):
             network.set_level(torch.from_numpy(self._levels(train[m])).float())
             network.to(graphs.device)
             network.set_scaling(graphs.batch(np.flatnonzero(train[m])).numbers)
-        self._skeleton = copy.deepcopy(self.networks[0]).to("meta")
-        self.parameters, self._buffers = stack_module_state(self.networks)
-        matrices = [p for p in self.parameters.values() if p.dim() > 2]
-        vectors = [p for p in self.parameters.values() if p.dim() <= 2]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            fused=True,
-        )
+        self._stack = StackedNetworks(self.networks)
+        self.parameters = self._stack.parameters
+        self.optimizer = self._stack.adamw(config.learning_rate, config.weight_decay)
         self._used = np.flatnonzero(train.any(axis=0))
         self.steps_per_epoch = math.ceil(len(self._used) / config.batch_size)
         count = len(self.networks)
@@ -268,6 +182,14 @@ class ReplicaTrainer:
         self._state_path = state_dir / STATE_FILE if state_dir else None
         if resume and self._state_path and self._state_path.exists():
             self._load_state(self._state_path)
+
+    def _check_labels(self) -> None:
+        known = np.isfinite(self.latency_ms)
+        for m, (train, validation) in enumerate(zip(self.train, self.validation, strict=True)):
+            devices = np.flatnonzero(~known[train].any(axis=0))
+            if len(devices) or not known[validation].any():
+                what = f"learn device {devices[0]} from" if len(devices) else "choose its epoch by"
+                raise ConfigError(f"replica {m} has no label to {what}: give it a measured network")
 
     def _levels(self, train: np.ndarray) -> np.ndarray:
         """Starting levels of every device, [P, 3], from the networks that may be learnt from."""
@@ -302,18 +224,18 @@ class ReplicaTrainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self._best[name])
-            for m, network in enumerate(self.networks):
-                best = {name: value[m] for name, value in self._best.items()}
-                network.load_state_dict(best, strict=False)  # buffers have not changed
-                network.eval()
+        self._stack.unstack(self._best)
         return self.progress
 
     def _run_epoch(self, epoch: int) -> float:
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self._used)
-        losses = []
-        for step in range(self.steps_per_epoch):
-            chosen = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
-            losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
+        size, losses = self.config.batch_size, []
+        device = self.graphs.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed * 100_003 + epoch)  # of dropout and of pairs
+            for step in range(self.steps_per_epoch):
+                chosen = order[step * size : (step + 1) * size]
+                losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
         return float(torch.stack(losses).mean())
 
     def _step(self, chosen: np.ndarray, step: int) -> Tensor:
@@ -332,7 +254,7 @@ class ReplicaTrainer:
         kernels = self.graphs.kernels(chosen) if self.config.kernels else None
         if kernels is not None:
             losses = losses + self.config.kernels * _kernel_error(
-                parts[..., 0], kernels, target[:, 0], counted
+                parts[..., 0], kernels, target[:, 0], weight[..., 0]
             )
         if self.config.ranking:
             order = torch.randperm(len(chosen), device=at.device)
@@ -341,38 +263,20 @@ class ReplicaTrainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
-        self._clip()
+        self._stack.clip_gradients(self.config.clip)
         self.optimizer.step()
         return losses.detach().mean()
 
     def _forward(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Latency [M, B, P] and its parts [M, R, P] in ms, and mean squared corrections [M]."""
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            out: tuple[Tensor, Tensor] = functional_call(
-                self._skeleton, (parameters, buffers), (batch,)
-            )
-            return out
-
         kind = self.graphs.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.config.bfloat16 and kind == "cuda"):
-            if len(self.networks) == 1:
-                single = {name: p[0] for name, p in self.parameters.items()}
-                found = one(single, {name: b[0] for name, b in self._buffers.items()})
+            if len(self._stack) == 1:
+                found = self._stack.call(*self._stack.replica(0), (batch,))
                 return found[0][None], found[1][None], found[2][None]
-            out: tuple[Tensor, Tensor, Tensor] = vmap(one, randomness="different")(
-                self.parameters, self._buffers
-            )
+            run = vmap(self._stack.call, in_dims=(0, 0, None), randomness="different")
+            out: tuple[Tensor, Tensor, Tensor] = run(self.parameters, self._stack.buffers, (batch,))
             return out
-
-    def _clip(self) -> None:
-        """Scales each replica's gradient to norm `clip` at most."""
-        with torch.no_grad():
-            gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)  # [M]
-            factor = (self.config.clip / (norms + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
     def _rate(self, step: int) -> float:
         """Share of the peak rate at a step."""
@@ -400,10 +304,12 @@ class ReplicaTrainer:
     def predict(self, graphs: np.ndarray, chunk: int = 256) -> np.ndarray:
         """Latency in ms with the present weights, float64 [M, len(graphs), P]."""
         parts = []
+        self._stack.skeleton.eval()
         with torch.no_grad():
             for start in range(0, len(graphs), chunk):
                 batch = self.graphs.batch(graphs[start : start + chunk])
                 parts.append(self._forward(batch)[0].double().cpu().numpy())
+        self._stack.skeleton.train()
         return np.concatenate(parts, axis=1)
 
     @cached_property
@@ -412,7 +318,9 @@ class ReplicaTrainer:
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.config, self.networks[0].config):
             digest.update(repr(part).encode())
-        for array in (self.latency_ms, self.train, self.validation, self.graphs.totals):
+        kernels = self.graphs.target_ms or ()
+        arrays = (self.latency_ms, self.train, self.validation, self.graphs.totals, *kernels)
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,14 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
-from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.errors import CheckpointError, ConfigError
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
 from tvm_costmodel.training.regressor import Regressor
-from tvm_costmodel.training.replicas import GraphSet, ReplicaConfig, ReplicaTrainer
+from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,11 +40,19 @@ class RooflineFormerRegressor(Regressor):
         device: ``cpu`` or ``cuda``.
         state_dir: Where training keeps its state after every epoch; nowhere when not given.
         resume: Go on from the state in ``state_dir`` when there is one.
+
+    Raises:
+        ConfigError: Fewer than one member.
     """
 
     name = "roofline_former"
     recipe: ClassVar[ReplicaConfig] = ReplicaConfig()
     config_class: ClassVar[type[RooflineFormerConfig]] = RooflineFormerConfig
+    shape_settings: ClassVar[tuple[str, ...]] = tuple(
+        field.name
+        for field in fields(RooflineFormerConfig)
+        if field.name not in ("features", "slots", "devices")  # follow from tokens and labels
+    )
 
     def __init__(
         self,
@@ -55,6 +64,8 @@ class RooflineFormerRegressor(Regressor):
         resume: bool = False,
     ) -> None:
         super().__init__()
+        if members < 1:
+            raise ConfigError(f"members {members} must be at least 1")
         self.training = training or self.recipe
         self.model = model or RooflineFormerConfig()
         self.members, self.device = members, device
@@ -132,13 +143,14 @@ class RooflineFormerRegressor(Regressor):
         The shares sum to the prediction. What is folded into another operator, an input or a view
         has none.
         """
+        latency_s = float(self.predict([graph])[0])
         tokens = self.tokenizer.encode(graph)
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
         with torch.inference_mode():
             parts = [network.operators(batch)[0][:, 0].double() for network in self.networks]
         shares = torch.stack(parts).mean(dim=0).numpy()
         seconds = np.zeros(len(graph))
-        seconds[tokens.anchor] = shares / shares.sum() * float(self.predict([graph])[0])
+        seconds[tokens.anchor] = shares / shares.sum() * latency_s
         return seconds
 
     def _is_fitted(self) -> bool:
