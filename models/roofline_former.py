@@ -24,9 +24,9 @@ a physical estimate extrapolates to sizes that no training network had, which a 
 not. Every term is positive, so the parts are the operators' shares of the latency. Attention
 scores are bounded too (products of normalised vectors), which needs no maximum per operator.
 
-Attention sees what its neighbours are, not how large: given sizes as well it learns families of
-networks by heart, and is worse on the next one. An operator that no training network held is
-described by its category, because its own embedding starts at 0 and stays there.
+Attention sees what an operator's neighbours are and what they move, at a quarter of the width: all
+of their numbers at the full width cost more and predict no better. An operator that no training
+network held is described by its category, because its own embedding starts at 0 and stays there.
 
 Shape legend: ``R`` operators of all graphs of a batch, ``E`` edges of one direction with one more
 for each operator itself, ``B`` graphs, ``D`` channels, ``H`` heads, ``P`` devices.
