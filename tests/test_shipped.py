@@ -35,13 +35,13 @@ def test_labels_were_made_by_this_pipeline(labels: LabelledGraphs) -> None:
 
 def test_checkpoints_were_trained_on_these_labels(labels: LabelledGraphs) -> None:
     shipped = {entry.predictor: entry.card for entry in zoo() if entry.device == labels.device}
-    assert set(shipped) == {"nar_former_v2", "xgboost", "flops"}
+    assert set(shipped) == {"roofline_former", "nar_former_v2", "xgboost", "flops"}
     for predictor, card in shipped.items():
         assert card["training_set"] == labels.hash, predictor
         assert card["pipeline_key"] == labels.pipeline_key, predictor
 
 
-@pytest.mark.parametrize("predictor", ["nar_former_v2", "xgboost"])
+@pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])
 def test_shipped_predictors_rank_real_networks(predictor: str) -> None:
     """Measured on this device: ShuffleNet 1.6 ms, SqueezeNet 3.2 ms, ResNet-50 37 ms."""
     names = ("shufflenet", "squeezenet", "resnet50")

@@ -148,7 +148,7 @@ def _beside_measurement(
 
 
 def _transformer_first(name: str) -> tuple[int, str]:
-    order = ("nar_former_v2", "xgboost", "flops")
+    order = ("roofline_former", "nar_former_v2", "xgboost", "flops")
     predictor = name.rpartition("/")[2]
     return (order.index(predictor) if predictor in order else len(order), name)
 
