@@ -49,7 +49,7 @@ def test_a_predictor_is_found_by_device_by_both_names_and_by_directory(zoo_folde
 def test_what_is_missing_is_named_beside_what_there_is(zoo_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="holds cpu-a/flops, cpu-b/flops"):
         load_predictor("cpu-c", zoo_folder=zoo_folder)
-    with pytest.raises(CheckpointError, match="'cpu-a' for nar_former_v2"):
+    with pytest.raises(CheckpointError, match="'cpu-a' for roofline_former"):
         load_predictor("cpu-a", zoo_folder=zoo_folder)
     with pytest.raises(CheckpointError, match="holds nothing yet"):
         load_predictor(zoo_folder=zoo_folder / "nowhere")

@@ -16,7 +16,7 @@ from tvm_costmodel.training.checkpoint import CARD, read_card
 from tvm_costmodel.training.registry import REGISTRY
 from tvm_costmodel.training.regressor import Regressor
 
-DEFAULT = "nar_former_v2"
+DEFAULT = "roofline_former"
 """Predictor that a device's name alone stands for."""
 
 

@@ -96,7 +96,7 @@ def test_export_writes_the_graph_it_describes(
 def test_predict_answers_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
     told = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx512")
     assert told["source"] == "predicted"
-    assert told["predictor"] == "nar_former_v2"
+    assert told["predictor"] == "roofline_former"
     assert told["device"] == "cpu-x86-avx512"
     assert 0 < told["low_ms"] <= told["latency_ms"] <= told["high_ms"]
 
