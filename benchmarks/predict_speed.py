@@ -1,4 +1,4 @@
-"""How fast NAR-Former V2 answers: one ResNet-50, and a list of 1,000 networks like it.
+"""How fast a shipped predictor answers: one ResNet-50, and a list of 1,000 networks like it.
 
     python benchmarks/predict_speed.py [--checkpoint DIR] [--count 1000] [--threads N]
 
@@ -101,7 +101,7 @@ def main() -> None:
     print(tabulate(rows, headers, floatfmt=".1f"))
     results_file.write(
         "Predicting",
-        f"NAR-Former V2, {len(resnet50)} operators a network, from OpGraph to latency, "
+        f"{predictor.name}, {len(resnet50)} operators a network, from OpGraph to latency, "
         f"{args.threads} threads.",
         tabulate(rows, headers, tablefmt="github", floatfmt=".1f"),
     )
