@@ -315,19 +315,24 @@ four, mean 0.929, on other test cells).
     print(body)
     path = results_file.write("A new device from few measurements", protocol, body)
     record = {
-        "protocol": {
-            "source_cells": SOURCE_CELLS,
-            "candidates": CANDIDATES,
-            "seeds": args.seeds,
-            "cells": "numpy default_rng(seed): the first permutation gives the known devices' "
-            "cells, the second the candidates, as rows of the table",
-        },
+        "protocol": settings(args.seeds),
         "boards_apart": rows_of(boards_apart),
         "help_split": rows_of(help_split),
         "measured_cells": measured_hashes(bench, boards_apart),
         "half_of_all_cells": best,
     }
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def settings(seeds: int) -> dict[str, object]:
+    """How the cells were drawn, as JSON."""
+    return {
+        "source_cells": SOURCE_CELLS,
+        "candidates": CANDIDATES,
+        "seeds": seeds,
+        "cells": "numpy default_rng(seed): the first permutation gives the known devices' "
+        "cells, the second the candidates, as rows of the table",
+    }
 
 
 def rows_of(scores: Scores) -> list[dict[str, object]]:

@@ -29,12 +29,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 import results_file
 from tvm_costmodel.baselines.features import features
@@ -129,12 +130,18 @@ def make_splits(encoded: Encoded, names: Sequence[str], seed: int) -> Iterator[t
             yield "leave-one-family-out", split
 
 
-def run_tables(job: tuple[Path, str, int, Split]) -> tuple[str, np.ndarray]:
-    """A predictor of one device at a time on one split: seconds of the test networks."""
+@cache
+def _encoded(path: Path) -> Encoded:
+    """What `encode` kept, read once in each process."""
+    return encode(Path(), path, 1, 1)
+
+
+def run_tables(job: tuple[Path, str, int, Split]) -> np.ndarray:
+    """A predictor of one device at a time on one split: ms of the test networks."""
     from tvm_costmodel.baselines.xgboost import Table, XGBoostRegressor
 
     cache, name, seed, split = job
-    encoded = encode(Path(), cache, 1, 1)
+    encoded = _encoded(cache)
     table = Table(encoded.arrays["features"], encoded.arrays["columns"])
     answers = np.full((len(split.test), encoded.latency_ms.shape[1]), np.nan)
     for device, latency_ms in enumerate(encoded.latency_ms.T):
@@ -150,7 +157,7 @@ def run_tables(job: tuple[Path, str, int, Split]) -> tuple[str, np.ndarray]:
             table.rows(train), latency_ms[train], table.rows(held), latency_ms[held]
         )
         answers[:, device] = regressor.predict_table(table.rows(split.test))
-    return name, answers
+    return answers
 
 
 def run_roofline(
@@ -187,7 +194,7 @@ def run_roofline(
 
 
 def _roofline_job(job: tuple[Path, Sequence[Split], int, dict[str, Any], str]) -> list[np.ndarray]:
-    return run_roofline(encode(Path(), job[0], 1, 1), *job[1:])
+    return run_roofline(_encoded(job[0]), *job[1:])
 
 
 def score(
@@ -215,23 +222,30 @@ def ensemble(answers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: one table of means for each kind of split, one of families."""
+    """Markdown: one table of means for each kind of split, one of families for each device."""
     devices = list(dict.fromkeys(row["device"] for row in rows))
-    lines = []
+    parts = []
     for kind in dict.fromkeys(row["split"] for row in rows):
         here = [row for row in rows if row["split"] == kind]
-        lines += [f"### {kind}", "", "MAPE % / within 10 % (mean ± deviation over seeds)", ""]
-        lines += ["| predictor | " + " | ".join(devices) + " |", "|---" * (len(devices) + 1) + "|"]
-        for name in dict.fromkeys(row["predictor"] for row in here):
-            cells = [
-                _cell([r for r in here if (r["predictor"], r["device"]) == (name, device)])
-                for device in devices
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
+        parts += [f"### {kind}", "MAPE % / within 10 % (mean ± deviation over seeds)"]
+        parts.append(_table(here, "predictor", "device"))
         if kind == "leave-one-family-out":
-            lines += _family_tables(here, devices)
-    return "\n".join(lines)
+            for device in devices:
+                of_device = [row for row in here if row["device"] == device]
+                parts.append(f"{device}, each family left out:")
+                parts.append(_table(of_device, "part", "predictor"))
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[dict[str, Any]], down: str, across: str) -> str:
+    """One cell for each pair of values of two fields."""
+    columns = list(dict.fromkeys(row[across] for row in rows))
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        cells.setdefault(row[down], {}).setdefault(row[across], []).append(row)
+    lines = [[name, *(_cell(of.get(c, [])) for c in columns)] for name, of in cells.items()]
+    heading = "family" if down == "part" else down
+    return tabulate(lines, [heading, *columns], tablefmt="github", disable_numparse=True)
 
 
 def _cell(rows: Sequence[dict[str, Any]]) -> str:
@@ -245,29 +259,12 @@ def _cell(rows: Sequence[dict[str, Any]]) -> str:
     return f"{np.mean(error):.2f}{spread} / {np.mean(within):.1f}"
 
 
-def _family_tables(rows: Sequence[dict[str, Any]], devices: Sequence[str]) -> list[str]:
-    lines = []
-    for device in devices:
-        here = [row for row in rows if row["device"] == device]
-        names = list(dict.fromkeys(row["predictor"] for row in here))
-        lines += [f"{device}, each family left out:", ""]
-        lines += ["| family | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        for part in dict.fromkeys(row["part"] for row in here):
-            cells = [
-                _cell([r for r in here if (r["part"], r["predictor"]) == (part, name)])
-                for name in names
-            ]
-            lines.append(f"| {part} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return lines
-
-
-def write_splits(encoded: Encoded, seeds: Sequence[int], names: Sequence[str]) -> None:
+def write_splits(encoded: Encoded, by_seed: BySeed) -> None:
     """Test and validation hashes (8 digits) of random splits; digests of all sides of others."""
     short = [str(graph)[:8] for graph in encoded.arrays["hash"]]
     found: dict[str, Any] = {}
-    for seed in seeds:
-        for kind, split in make_splits(encoded, names, seed):
+    for seed, named in by_seed.items():
+        for kind, split in named:
             sides = {"train": split.train, "validation": split.validation, "test": split.test}
             lists = {side: sorted(short[i] for i in at) for side, at in sides.items()}
             entry: dict[str, Any] = {
@@ -322,8 +319,8 @@ def run_all(
             yield name, seed, answers()
 
 
-def _results(jobs: Sequence[Future[tuple[str, np.ndarray]]]) -> list[np.ndarray]:
-    return [job.result()[1] for job in jobs]
+def _results(jobs: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
+    return [job.result() for job in jobs]
 
 
 def ensemble_rows(encoded: Encoded, by_seed: BySeed, kept: Kept) -> list[dict[str, Any]]:
@@ -359,7 +356,7 @@ def main() -> None:
     rows += [row for row in others if row["predictor"] not in {r["predictor"] for r in rows}]
     table = tables(rows)
     print(table)
-    write_splits(encoded, list(by_seed), kinds)
+    write_splits(encoded, by_seed)
     path = results_file.write(
         "Predictors on nn-Meter's bench",
         f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "

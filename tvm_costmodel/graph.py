@@ -148,6 +148,19 @@ class OpGraph:
         """Whether any dimension of any value is unknown until run time."""
         return any(-1 in t.shape for op in self.operators for t in op.outputs)
 
+    def require_static(self) -> None:
+        """Refuses a graph whose shapes are not all known.
+
+        Raises:
+            GraphError: A dimension is unknown until run time.
+        """
+        if self.is_dynamic:
+            raise GraphError(
+                f"graph {self.name or self.hash!r} has dimensions unknown until run time: "
+                "fix those of inputs with --shape name=1,3,224,224; sizes that depend on values "
+                "cannot be predicted"
+            )
+
     def input_types(self, operator: int) -> tuple[TensorType, ...]:
         """Types of the activations that an operator reads, in argument order."""
         reads = self.operators[operator].inputs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
 import time
@@ -27,7 +26,7 @@ from tvm_costmodel.compilers.folding import (
 )
 from tvm_costmodel.compilers.joining import join_products
 from tvm_costmodel.compilers.layouts import TransposeSinker
-from tvm_costmodel.errors import BuildError, ConfigError
+from tvm_costmodel.errors import BuildError, ConfigError, require_known
 
 # Raised whenever the passes or their order change what is compiled: latencies measured under
 # another version are not comparable.
@@ -111,12 +110,9 @@ class PipelineConfig:
         Raises:
             ConfigError: A key is unknown or a field is out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in fields:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
-                raise ConfigError(f"unknown key {key!r} in the pipeline's config; {hint}")
+        require_known(
+            fields, [field.name for field in dataclasses.fields(cls)], "the pipeline's config"
+        )
         values = dict(fields)
         if isinstance(values.get("rule"), Mapping):
             values["rule"] = CpuRuleConfig.from_dict(values["rule"])

@@ -125,12 +125,7 @@ class Tokenizer:
         """
         if not graph.operators:
             raise GraphError("the graph has no operators: export the model again")
-        if graph.is_dynamic:
-            raise GraphError(
-                f"graph {graph.name or graph.hash!r} has dimensions unknown until run time: "
-                "fix those of inputs with --shape name=1,3,224,224; sizes that depend on values "
-                "cannot be predicted"
-            )
+        graph.require_static()
         config, unknown = self.config, VOCABULARY.index(UNKNOWN)
         empty = [np.nan] * config.attributes
         slots, rows = [], []

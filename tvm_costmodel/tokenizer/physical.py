@@ -95,11 +95,7 @@ class PhysicalTokenizer:
             GraphError: The graph has nothing that computes, or has dimensions unknown until run
                 time.
         """
-        if graph.is_dynamic:
-            raise GraphError(
-                f"graph {graph.name or graph.hash!r} has dimensions unknown until run time: "
-                "fix them with --shape name=1,3,224,224"
-            )
+        graph.require_static()
         consumers = np.bincount(graph.edges[:, 0], minlength=len(graph)).tolist()
         anchor, folded, gates = _fold(graph, consumers)
         kept = [i for i, at in enumerate(anchor) if at == i]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvm_costmodel.compilers.decidable import joinable
 from tvm_costmodel.graph import Edge, Operator, OpGraph, TensorType
 from tvm_costmodel.tuning.rewriting import Rewriting
@@ -19,14 +21,7 @@ def join_products(graph: OpGraph, sources: tuple[int, ...]) -> tuple[OpGraph, tu
         inputs = tuple(new.renamed[edge] for edge in operator.inputs)
         members = group.get(i)
         if members is None:
-            copy = Operator(
-                operator.op,
-                inputs,
-                operator.outputs,
-                operator.weights,
-                operator.attrs,
-                operator.name,
-            )
+            copy = replace(operator, inputs=inputs)
             new.rename(i, new.add(copy, sources[i]), len(operator.outputs))
             continue
         if i == members[0]:

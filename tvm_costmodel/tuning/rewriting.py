@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tvm_costmodel.compilers.decidable import needed_operators
 from tvm_costmodel.graph import AttrValue, Edge, Operator, OpGraph, TensorType
@@ -77,16 +78,7 @@ class Rewriting:
                 continue
             number[i] = len(operators)
             inputs = tuple((number[src], index) for src, index in operator.inputs)
-            operators.append(
-                Operator(
-                    operator.op,
-                    inputs,
-                    operator.outputs,
-                    operator.weights,
-                    operator.attrs,
-                    operator.name,
-                )
-            )
+            operators.append(replace(operator, inputs=inputs))
             sources.append(self.sources[i])
         ends = tuple((number[src], index) for src, index in outputs)
         return OpGraph(tuple(operators), ends, name), tuple(sources)

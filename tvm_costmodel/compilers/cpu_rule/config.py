@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.errors import ConfigError, require_known
 
 _LOOP_ORDERS = ("auto", "channels", "pixels")
 
@@ -64,10 +63,7 @@ class CpuRuleConfig:
         Raises:
             ConfigError: A key is unknown or a field is out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in fields:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
-                raise ConfigError(f"unknown key {key!r} in the CPU rule's config; {hint}")
+        require_known(
+            fields, [field.name for field in dataclasses.fields(cls)], "the CPU rule's config"
+        )
         return cls(**fields)

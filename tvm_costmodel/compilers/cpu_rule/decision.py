@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
-from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.errors import ConfigError, require_known
 
 # Block annotation of the sum in a PrimFunc: JSON of a decision's fields.
 KERNEL_DECISION = "tvm_costmodel.kernel_decision"
@@ -84,12 +83,9 @@ class KernelDecision:
         Raises:
             ConfigError: A key is unknown or a field is out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in fields:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
-                raise ConfigError(f"unknown key {key!r} in a kernel's decision; {hint}")
+        require_known(
+            fields, [field.name for field in dataclasses.fields(cls)], "a kernel's decision"
+        )
         return cls(**fields)
 
     def to_json(self) -> str:
