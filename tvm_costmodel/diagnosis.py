@@ -12,7 +12,7 @@ from tvm_costmodel.errors import CostModelError
 
 FFI_VERSION = "0.1.14.post1"
 REQUIRED = ("numpy", "scipy", "torch", "apache-tvm", "onnx", "onnxslim", "xgboost", "safetensors")
-OPTIONAL = {"onnxruntime": "comparisons with onnxruntime", "matplotlib": "plots"}
+OPTIONAL = {"onnxruntime": "comparisons with onnxruntime"}
 
 
 @dataclass(frozen=True)
