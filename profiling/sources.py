@@ -44,43 +44,52 @@ class WorkloadSource:
 
     family: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    compiler: str = "relax"
 
     @property
     def key(self) -> str:
         """Content key over family and parameters."""
-        return content_key("workload", self.family, dict(self.params))
+        return content_key("workload", self.family, dict(self.params), *_other(self.compiler))
 
     def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
         """Builds the network with constant weights and exports its graph."""
-        from tvm_costmodel.frontends.relax import from_relax
         from tvm_costmodel.profiling.workloads import FAMILIES
 
         if self.family not in FAMILIES:
             raise ConfigError(
                 f"unknown workload family {self.family!r}; known: {', '.join(sorted(FAMILIES))}"
             )
-        module = FAMILIES[self.family].build(dict(self.params))
+        module = FAMILIES[self.family].build(dict(self.params), self.compiler)
+        if self.compiler == "relay":
+            from tvm_costmodel.frontends.relay import from_relay
+
+            return module, from_relay(module)
+        from tvm_costmodel.frontends.relax import from_relax
+
         return module, from_relax(module)
 
     def to_dict(self) -> dict[str, Any]:
         """The source as JSON values."""
-        return {"kind": "workload", "family": self.family, "params": dict(self.params)}
+        record = {"kind": "workload", "family": self.family, "params": dict(self.params)}
+        return record | _told(self.compiler)
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A model file: ``.onnx``, ``.pt2`` or the JSON of a Relax module."""
+    """A model file: ``.onnx``, ``.pt2`` or the JSON of a Relax module; for Relay, a Relay one."""
 
     path: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     family: str = "file"
+    compiler: str = "relax"
 
     @property
     def key(self) -> str:
         """Content key over the file's name, size, modification time and the fixed shapes."""
         stat = Path(self.path).stat() if Path(self.path).exists() else None
         mark = (stat.st_size, stat.st_mtime_ns) if stat else None
-        return content_key("file", str(Path(self.path).resolve()), mark, dict(self.shapes))
+        place = str(Path(self.path).resolve())
+        return content_key("file", place, mark, dict(self.shapes), *_other(self.compiler))
 
     def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
         """Imports the file and exports its graph.
@@ -89,29 +98,42 @@ class FileSource:
             ModelFileError: The file holds a graph alone, which cannot be run.
         """
         from tvm_costmodel.errors import ModelFileError
-        from tvm_costmodel.frontends import load_model
+        from tvm_costmodel.frontends import load_model, load_relay_model
 
-        model = load_model(self.path, dict(self.shapes) or None)
+        load = load_relay_model if self.compiler == "relay" else load_model
+        model = load(self.path, dict(self.shapes) or None)
         if model.module is None:
             raise ModelFileError(
                 f"{self.path} holds a graph without weights, which cannot be measured; "
-                "give the .onnx, .pt2 or Relax module that it was exported from"
+                "give the .onnx file or the module that it was exported from"
             )
         return model.module, model.graph
 
     def to_dict(self) -> dict[str, Any]:
         """The source as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        return {"kind": "file", "path": str(self.path), "shapes": shapes, "family": self.family}
+        record = {"kind": "file", "path": str(self.path), "shapes": shapes, "family": self.family}
+        return record | _told(self.compiler)
+
+
+def _other(compiler: str) -> tuple[str, ...]:
+    """What a source's key holds of its compiler: nothing for the usual one."""
+    return () if compiler == "relax" else (compiler,)
+
+
+def _told(compiler: str) -> dict[str, str]:
+    return {} if compiler == "relax" else {"compiler": compiler}
 
 
 def _workload(record: Mapping[str, Any]) -> Source:
-    return WorkloadSource(record["family"], dict(record["params"]))
+    compiler = record.get("compiler", "relax")
+    return WorkloadSource(record["family"], dict(record["params"]), compiler)
 
 
 def _file(record: Mapping[str, Any]) -> Source:
     shapes = {name: tuple(shape) for name, shape in record.get("shapes", {}).items()}
-    return FileSource(record["path"], shapes, record.get("family", "file"))
+    compiler = record.get("compiler", "relax")
+    return FileSource(record["path"], shapes, record.get("family", "file"), compiler)
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Source]] = {"workload": _workload, "file": _file}

@@ -58,6 +58,10 @@ class Device:
         name = f"{self.name}-rpc" if self.runner == "local" else self.name
         return replace(self, name=name, runner="rpc", tracker=tracker, key=key or self.key)
 
+    def with_compiler(self, compiler: str) -> Device:
+        """The same device for another compiler, whose labels are no labels of the usual one."""
+        return self if compiler == "relax" else replace(self, name=f"{self.name}-{compiler}")
+
     def to_dict(self) -> dict[str, Any]:
         """The device as JSON values."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -100,6 +104,8 @@ def resolve_device(name: str = "cpu") -> Device:
     if name in known:
         return known[name]
     base, _, suffix = name.rpartition("-")
+    if suffix == "relay":
+        return resolve_device(base).with_compiler("relay")
     if base in known and suffix.endswith("t") and suffix[:-1].isdigit():
         return known[base].with_threads(int(suffix[:-1]))
     near = difflib.get_close_matches(name, ["cpu", *known], 1, 0.4)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.runners.runner import TensorSpec
+from tvm_costmodel.profiling.runners.tensors import shared
 
 _ALIGN = 64
 _PATTERN = 1 << 14
@@ -42,8 +43,6 @@ class ArgumentPool:
 
     def tensors(self, parameters: Sequence[TensorSpec]) -> list[Any]:
         """One tensor for each parameter; the last is the output and has memory of its own."""
-        import tvm
-
         sizes = [_size(spec) for spec in parameters]
         is_float = [dtype == "float32" for _, dtype in parameters]
         last = len(parameters) - 1
@@ -56,7 +55,7 @@ class ArgumentPool:
             pool = "outputs" if i == last else "inputs" if is_float[i] else "zeros"
             block = getattr(self, f"_{pool}")[places[pool] : places[pool] + size]
             places[pool] += size
-            tensors.append(tvm.runtime.from_dlpack(_view(block, spec)))
+            tensors.append(shared(_view(block, spec)))
         return tensors
 
     def _grow(self, floats: int, zeros: int, output: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tvm_costmodel.profiling.runners.tensors import compiled
+
 if TYPE_CHECKING:
     import tvm
 
@@ -26,7 +28,7 @@ NAME = "reference"
 
 
 def build_reference(target: tvm.target.Target) -> Any:
-    """Compiles the reference kernel for a target (imports TVM)."""
+    """The library of the reference kernel, compiled for a target (imports TVM)."""
     import tvm
     from tvm import te
 
@@ -38,4 +40,4 @@ def build_reference(target: tvm.target.Target) -> Any:
     stream = te.compute((STREAM,), lambda i: x[i] * 0.5 + 1.0, "stream")
     function = te.create_prim_func([a, b, x, product, stream])
     module = tvm.IRModule({NAME: function.with_attr("global_symbol", NAME)})
-    return tvm.compile(module, target)
+    return compiled(module, target)

@@ -99,10 +99,16 @@ class Family:
         layers.trace(self.input_shape(params), lambda x: self.writer(layers, x, params))
         return layers.cost
 
-    def build(self, params: Mapping[str, Any]) -> Any:
-        """The network as a ``tvm.IRModule``: one input, weights bound as constants."""
+    def build(self, params: Mapping[str, Any], compiler: str = "relax") -> Any:
+        """The network as a ``tvm.IRModule``: one input, weights bound as constants.
+
+        Args:
+            params: What ``sample`` drew.
+            compiler: ``relax``, or ``relay`` where TVM has it.
+        """
         layers = self._layers(params)
-        return layers.module(self.input_shape(params), lambda x: self.writer(layers, x, params))
+        shape = self.input_shape(params)
+        return layers.module(shape, lambda x: self.writer(layers, x, params), compiler)
 
     @staticmethod
     def _layers(params: Mapping[str, Any]) -> Layers:

@@ -83,9 +83,7 @@ class Layers(Network):
     def _element(self, x: Tensor, shape: tuple[int, ...], index: int) -> Tensor:
         if not self.emit:
             return Tensor(shape)
-        from tvm.ir import TupleGetItem
-
-        return Tensor(shape, self._builder.emit(TupleGetItem(x.expr, index)))
+        return Tensor(shape, self.writer.element(x.expr, index))
 
     def _scale_and_shift(self, x: Tensor) -> Tensor:
         """One factor and one number per channel, as in networks converted from Caffe."""

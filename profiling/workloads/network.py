@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.profiling.workloads.writing import WRITERS
 
 IMPORTERS = ("onnx", "torch")
 NORMS = ("op", "folded", "scaled")
@@ -36,7 +37,7 @@ class Tensor:
 
     Attributes:
         shape: Its static shape.
-        expr: Its Relax expression, or None where only costs are counted.
+        expr: Its expression, or None where only costs are counted.
     """
 
     shape: tuple[int, ...]
@@ -78,7 +79,7 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 class Network:
-    """Layers over a block builder; each takes tensors and returns tensors.
+    """Layers over a writer; each takes tensors and returns tensors.
 
     Args:
         importer: Whose forms to write, "onnx" or "torch".
@@ -90,7 +91,7 @@ class Network:
         softmax: Whether the network ends in a softmax.
 
     Attributes:
-        emit: Whether Relax is written; otherwise only shapes and costs.
+        emit: Whether a program is written; otherwise only shapes and costs.
         cost: The costs so far.
     """
 
@@ -114,7 +115,7 @@ class Network:
         self.ends_in_softmax = softmax
         self.emit = False
         self.cost = NetworkCost()
-        self._builder: Any = None
+        self.writer: Any = None
         self._noise_at = 0
 
     # -- whole network -------------------------------------------------------------------------
@@ -125,19 +126,14 @@ class Network:
         self.cost.output = result.shape
         return result
 
-    def module(self, shape: tuple[int, ...], body: Callable[[Tensor], Tensor]) -> Any:
+    def module(
+        self, shape: tuple[int, ...], body: Callable[[Tensor], Tensor], compiler: str = "relax"
+    ) -> Any:
         """The ``tvm.IRModule`` whose ``main`` is ``body`` on one input of ``shape``."""
-        from tvm import relax
-
         self.emit = True
-        self._builder = relax.BlockBuilder()
-        x = relax.Var("input", relax.TensorType(shape, "float32"))
-        with self._builder.function("main", [x], attrs={"num_input": 1}):
-            with self._builder.dataflow():
-                result = self._builder.emit_output(body(Tensor(shape, x)).expr)
-            self._builder.emit_func_output(result)
-        module = self._builder.finalize()
-        self._builder, self.emit = None, False
+        self.writer = WRITERS[compiler]()
+        module = self.writer.module(shape, lambda x: body(Tensor(shape, x)).expr)
+        self.emit = False
         return module
 
     # -- writing -------------------------------------------------------------------------------
@@ -153,8 +149,6 @@ class Network:
         return self._constant(shape, scale, centre) if self.emit else None
 
     def _constant(self, shape: tuple[int, ...], scale: float, centre: float) -> Any:
-        from tvm import relax
-
         noise = _noise()
         values = np.empty(shape, np.float32)
         flat = values.reshape(-1)
@@ -166,24 +160,22 @@ class Network:
         self._noise_at = (self._noise_at + flat.size) % (_NOISE_LENGTH - 1)
         if centre:
             flat += np.float32(centre)
-        return relax.const(values)
+        return self.writer.constant(values)
 
     def write(self, shape: tuple[int, ...], make: Callable[[Any], Any], counts: int = 1) -> Tensor:
         """Writes ``make(relax.op)`` and returns it as a tensor of ``shape``."""
         self.cost.operators += counts
         if not self.emit:
             return Tensor(shape)
-        from tvm import relax
-
-        return Tensor(shape, self._builder.emit(make(relax.op)))
+        return Tensor(shape, self.writer.emit(make(self.writer.operators)))
 
     def scalar(self, value: float) -> Any:
         """A scalar float32 constant."""
-        if not self.emit:
-            return None
-        from tvm import relax
+        return self.writer.constant(np.float32(value)) if self.emit else None
 
-        return relax.const(np.float32(value))
+    def index(self, value: int) -> Any:
+        """A scalar int64 constant."""
+        return self.writer.constant(np.int64(value)) if self.emit else None
 
     def kernel(self, *key: Any, macs: int = 0) -> None:
         """Notes a kernel that has to be compiled, and its multiply-accumulates."""

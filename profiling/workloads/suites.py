@@ -90,9 +90,11 @@ def sample_suite(name: str, count: int, seed: int = 0) -> Iterator[tuple[str, Pa
         yield family.name, family.sample(rngs[i % len(families)], size)
 
 
-def suite(name: str, count: int, seed: int = 0) -> Iterator[WorkloadSource]:
+def suite(
+    name: str, count: int, seed: int = 0, compiler: str = "relax"
+) -> Iterator[WorkloadSource]:
     """``sample_suite`` as sources for the profiler."""
     from tvm_costmodel.profiling.sources import WorkloadSource
 
     for family, params in sample_suite(name, count, seed):
-        yield WorkloadSource(family, params)
+        yield WorkloadSource(family, params, compiler)

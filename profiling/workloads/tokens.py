@@ -69,13 +69,7 @@ def pick(net: Layers, x: Tensor, index: int, axis: int) -> Tensor:
     """Entry ``index`` along ``axis``, which goes."""
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     net.kernel("take", x.shape, axis)
-
-    def make(op: Any) -> Any:
-        from tvm import relax
-
-        return op.take(x.expr, relax.const(index, "int64"), axis=axis)
-
-    return net.write(shape, make)
+    return net.write(shape, lambda op: op.take(x.expr, net.index(index), axis=axis))
 
 
 def attention(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:

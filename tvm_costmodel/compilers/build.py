@@ -13,34 +13,15 @@ from tvm_costmodel.compilers.cpu_rule import CpuScheduleRule
 from tvm_costmodel.compilers.cpu_rule.schedule_pass import schedule_module
 from tvm_costmodel.compilers.pipeline import (
     PipelineConfig,
-    build_stage,
     fusion_passes,
     graph_passes,
     machine_passes,
 )
+from tvm_costmodel.compilers.results import KernelUse
+from tvm_costmodel.compilers.stages import build_stage
 from tvm_costmodel.errors import BuildError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelUse:
-    """One kernel of a built network.
-
-    Attributes:
-        name: Its name in the executable.
-        hash: 16 hexadecimal digits of its PrimFunc before scheduling, the same in every process;
-            two kernels with one hash compute the same thing on the same shapes.
-        calls: How often one run of the network calls it.
-        parameters: Shape and dtype of every tensor it is called with, outputs last.
-        template: The schedule template that took it; empty where none did.
-    """
-
-    name: str
-    hash: str
-    calls: int
-    parameters: tuple[tuple[tuple[int, ...], str], ...]
-    template: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +52,23 @@ class BuildResult:
                 return module
         raise BuildError("the network has no compiled kernels; it computes nothing")
 
-    def export(self, path: str | pathlib.Path) -> pathlib.Path:
+    def export(self, path: str | pathlib.Path, cross_compiler: str = "") -> pathlib.Path:
         """Writes the executable as a library.
 
         Args:
-            path: File to write; ``.so`` links it with the system's C++ compiler, ``.tar`` packs
-                the object files.
+            path: File to write; ``.so`` links it with a C++ compiler, ``.tar`` packs the object
+                files.
+            cross_compiler: The C++ compiler to link with; the system's where empty.
 
         Raises:
             BuildError: It could not be written.
         """
+        from tvm.support import cc
+
         path = pathlib.Path(path)
+        linked = {"fcompile": cc.cross_compiler(cross_compiler)} if cross_compiler else {}
         with build_stage("export", self.seconds):
-            self.executable.export_library(str(path))
+            self.executable.export_library(str(path), **linked)
         return path
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tvm
@@ -26,7 +24,7 @@ from tvm_costmodel.compilers.folding import (
 )
 from tvm_costmodel.compilers.joining import join_products
 from tvm_costmodel.compilers.layouts import TransposeSinker
-from tvm_costmodel.errors import BuildError, ConfigError, require_known
+from tvm_costmodel.errors import ConfigError, require_known
 
 # Raised whenever the passes or their order change what is compiled: latencies measured under
 # another version are not comparable.
@@ -122,29 +120,6 @@ class PipelineConfig:
                 for i, decision in values["kernels"].items()
             )
         return cls(**values)
-
-
-@contextlib.contextmanager
-def build_stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Times a stage of a build and names it in whatever error it raises.
-
-    Raises:
-        BuildError: Something inside failed.
-    """
-    start = time.perf_counter()
-    try:
-        yield
-    except BuildError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = lines[-1][:300] if lines else ""
-        raise BuildError(
-            f"build failed in stage {name!r}: {type(error).__name__}: {text}; "
-            "try another layout or fuse=False, or report the network"
-        ) from error
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _main_pass(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tvm
 
-from tvm_costmodel.compilers.build import BuildResult, KernelUse, build, lower, pipeline
+from tvm_costmodel.compilers.build import BuildResult, build, lower, pipeline
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
 from tvm_costmodel.compilers.pipeline import PIPELINE_VERSION, PipelineConfig
-from tvm_costmodel.compilers.verify import Difference, compare_outputs, verify
+from tvm_costmodel.compilers.results import Difference, KernelUse, compare_outputs
+from tvm_costmodel.compilers.verify import verify
 from tvm_costmodel.errors import DeviceError
 
 __all__ = [

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_costmodel.compilers.results import Difference, Outputs, compare_outputs
 from tvm_costmodel.errors import BuildError
-
-Outputs = Sequence[np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """How far two sets of outputs are apart.
-
-    Attributes:
-        max_abs_err: Largest absolute difference of any element.
-        max_rel_err: Largest difference relative to the largest magnitude of its output.
-        equal: Whether every output is within the tolerances and finite where the other is.
-    """
-
-    max_abs_err: float
-    max_rel_err: float
-    equal: bool
 
 
 def random_inputs(mod: tvm.IRModule, seed: int = 0, func: str = "main") -> list[np.ndarray]:
@@ -65,36 +48,6 @@ def _flatten(result: object) -> list[np.ndarray]:
     if hasattr(result, "numpy"):
         return [result.numpy()]
     return [array for field in result for array in _flatten(field)]  # type: ignore[attr-defined]
-
-
-def compare_outputs(
-    got: Outputs, expected: Outputs, rtol: float = 1e-3, atol: float = 1e-5
-) -> Difference:
-    """Compares two sets of outputs.
-
-    Args:
-        got: Outputs under test.
-        expected: Outputs to hold them against, same number and shapes.
-        rtol: Tolerance relative to the largest magnitude of each expected output.
-        atol: Absolute tolerance, added to it.
-    """
-    if [a.shape for a in got] != [b.shape for b in expected]:
-        return Difference(float("inf"), float("inf"), False)
-    absolute, relative, equal = 0.0, 0.0, True
-    for a, b in zip(got, expected, strict=True):
-        if not b.size:
-            continue
-        a64, b64 = a.astype(np.float64), b.astype(np.float64)
-        finite = np.isfinite(b64)
-        if not np.array_equal(finite, np.isfinite(a64)):
-            return Difference(float("inf"), float("inf"), False)
-        apart = np.subtract(a64, b64, out=np.zeros_like(b64), where=finite)
-        error = float(np.max(np.abs(apart), initial=0.0))
-        scale = float(np.max(np.abs(b64), where=finite, initial=0.0))
-        absolute = max(absolute, error)
-        relative = max(relative, error / scale if scale else error)
-        equal = equal and error <= atol + rtol * scale
-    return Difference(absolute, relative, equal)
 
 
 def verify(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel import graph_json
 from tvm_costmodel.errors import GraphError, ModelFileError
+from tvm_costmodel.frontends.tvm_generation import has_relay, require_relax
 from tvm_costmodel.graph import OpGraph
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ _HOMES = {
     "ExportGraph": "relax",
     "from_onnx": "onnx",
     "from_relax": "relax",
+    "from_relay": "relay",
     "from_torch": "torch",
     "load_onnx": "onnx",
+    "load_relay_model": "relay_files",
     "onnx_to_relax": "onnx",
+    "onnx_to_relay": "relay_files",
     "torch_to_relax": "torch",
 }
 
@@ -163,6 +167,8 @@ def _import_module(
     text: str,
     shapes: Mapping[str, Sequence[int]] | None,
 ) -> IRModule:
+    if has_relay():
+        require_relax()
     if kind == "relax":
         return _relax_module(text, os.fspath(path), shapes)
     if kind == "torch":

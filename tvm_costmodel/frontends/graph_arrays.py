@@ -1,4 +1,4 @@
-"""The compact arrays that a walk over a Relax function leaves behind.
+"""The compact arrays that a walk over a function of TVM leaves behind.
 
 The native walk and its Python twin fill the same arrays in the same order, so that parity is plain
 equality and everything after the walk is written once.
@@ -27,7 +27,7 @@ the id of its type."""
 
 @dataclass(frozen=True)
 class GraphArrays:
-    """A Relax function, N operators, in ragged arrays.
+    """A function of Relax or Relay, N operators, in ragged arrays.
 
     ``x_start[i]:x_start[i + 1]`` are the rows that belong to operator ``i`` (for ``dim_start``: to
     type ``i``; for ``value_start``: to attribute ``i``).
@@ -129,6 +129,10 @@ class GraphArraysBuilder:
         columns["attr_start"].append(len(columns["attr_key"]))
         self._names.append(name)
         return len(self._names) - 1
+
+    def output_type(self, operator: int, index: int) -> int:
+        """Type id of one output of an operator that was appended."""
+        return self._columns["output"][self._columns["output_start"][operator] + index]
 
     def results(self, leaves: list[tuple[int, int]]) -> None:
         """Sets what the function returns."""

@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -59,9 +59,13 @@ _MICROSOFT_OPS = frozenset(
 
 
 def load_onnx(
-    model: OnnxSource, shapes: Shapes | None = None, *, weights: Weights = "file"
+    model: OnnxSource,
+    shapes: Shapes | None = None,
+    *,
+    weights: Weights = "file",
+    supported: Callable[[], Collection[str]] | None = None,
 ) -> onnx.ModelProto:
-    """Reads an ONNX model and returns it static and cleaned for Relax.
+    """Reads an ONNX model and returns it static and cleaned for TVM's importers.
 
     Args:
         model: Path of an ``.onnx`` file, or a model in memory (left unchanged).
@@ -69,13 +73,15 @@ def load_onnx(
         weights: ``"file"`` keeps the file's weights and fills missing ones with random values,
             with a warning; ``"random"`` replaces all of them, so external data is not read.
             Latency does not depend on the values.
+        supported: Names the operators that the importer takes; by default those of Relax's.
 
     Raises:
         ModelFileError: The file cannot be read, or leaves shapes open that ``shapes`` does not
             set, or needs weights whose shapes nobody knows.
-        UnsupportedOperatorError: An operator is one that Relax's importer does not know.
+        UnsupportedOperatorError: An operator is one that the importer does not know.
     """
-    label = _label(model)
+    label = model_label(model)
+    supported = supported or _taken_by_relax
     if isinstance(model, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
@@ -83,7 +89,7 @@ def load_onnx(
         proto = read_onnx(model, external_data=weights == "file")
     _check_has_graph(proto, label)
     try:
-        return _cleaned(proto, shapes or {}, weights, label)
+        return _cleaned(proto, shapes or {}, weights, label, supported())
     except CostModelError:
         raise
     except Exception as error:  # names that are no text, fields of wrong kinds: a damaged file
@@ -94,13 +100,13 @@ def load_onnx(
 
 
 def _cleaned(
-    model: onnx.ModelProto, shapes: Shapes, weights: Weights, label: str
+    model: onnx.ModelProto, shapes: Shapes, weights: Weights, label: str, known: Collection[str]
 ) -> onnx.ModelProto:
     drop_initialiser_inputs(model)
     adopt_orphan_weights(model, label)
     _set_input_shapes(model, shapes, label)
     fill_missing_weights(model, label)
-    _check_operators(model, label)
+    _check_operators(model, label, known)
     if weights == "random":
         model = randomise_weights(model)
     return clean(model, label)
@@ -120,7 +126,7 @@ def onnx_to_relax(
         ModelFileError: See `load_onnx`; or the importer fails on a node.
         UnsupportedOperatorError: See `load_onnx`.
     """
-    return import_cleaned(load_onnx(model, shapes, weights=weights), _label(model))
+    return import_cleaned(load_onnx(model, shapes, weights=weights), model_label(model))
 
 
 def from_onnx(
@@ -142,24 +148,32 @@ def from_onnx(
     return from_relax(onnx_to_relax(model, shapes, weights=weights))
 
 
-def import_cleaned(model: onnx.ModelProto, label: str) -> IRModule:
+def import_cleaned(
+    model: onnx.ModelProto,
+    label: str,
+    convert: Callable[[onnx.ModelProto], IRModule] | None = None,
+) -> IRModule:
     """Imports a model that `load_onnx` returned.
 
     Args:
         model: Static, cleaned model.
         label: What to call it in messages.
+        convert: The importer; by default that into Relax.
 
     Raises:
         ModelFileError: The importer fails on a node.
         UnsupportedOperatorError: The importer does not take an operator in the form it has here.
     """
-    from tvm_costmodel.frontends.onnx_importer import Importer
+    if convert is None:
+        from tvm_costmodel.frontends.onnx_importer import Importer
+
+        convert = Importer.convert
 
     # The importer prints to stdout, which belongs to the command line's answer.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as chatter:
         warnings.simplefilter("ignore")
         try:
-            return Importer.convert(model)
+            return convert(model)
         except CostModelError as error:
             raise type(error)(f"{label}: {error}") from error
         except Exception as error:
@@ -231,7 +245,8 @@ def _first(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _label(model: OnnxSource) -> str:
+def model_label(model: OnnxSource) -> str:
+    """What to call a model in messages: its path, or its graph's name."""
     if isinstance(model, onnx.ModelProto):
         return model.graph.name or "ONNX model"
     return os.fspath(model)
@@ -351,12 +366,15 @@ def _suggestion(value: onnx.ValueInfoProto) -> str:
     return ",".join(str(extent) for extent in filled)
 
 
-def _check_operators(model: onnx.ModelProto, label: str) -> None:
-    """Raises UnsupportedOperatorError that lists every operator the importer does not know."""
+def _taken_by_relax() -> Collection[str]:
     from tvm_costmodel.frontends.onnx_importer import supported_operators
 
+    return supported_operators()
+
+
+def _check_operators(model: onnx.ModelProto, label: str, known: Collection[str]) -> None:
+    """Raises UnsupportedOperatorError that lists every operator the importer does not know."""
     own = {(function.domain, function.name) for function in model.functions}
-    known = supported_operators()
     unsupported: dict[str, None] = {}
     for node in _all_nodes(model.graph):
         if (node.domain, node.op_type) in own:

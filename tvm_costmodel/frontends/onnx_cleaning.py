@@ -1,4 +1,4 @@
-"""Rewrites that make an ONNX graph static, constant-folded and plain enough for Relax.
+"""Rewrites that make an ONNX graph static, constant-folded and plain enough for TVM.
 
 `clean` runs them in order: functions inlined, old operator sets converted, constant nodes folded
 into initialisers (shape arithmetic too, once the inputs are static), training forms of operators

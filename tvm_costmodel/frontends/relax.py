@@ -9,6 +9,7 @@ from tvm_costmodel.errors import GraphError, MissingDependencyError
 from tvm_costmodel.frontends import native, relax_walk
 from tvm_costmodel.frontends.graph_arrays import WEIGHT, GraphArrays, read_value
 from tvm_costmodel.frontends.relax_attributes import canonical_attributes
+from tvm_costmodel.frontends.tvm_generation import has_relay, require_relax
 from tvm_costmodel.graph import AttrValue, Edge, Operator, OpGraph, TensorType
 from tvm_costmodel.ops import CATALOGUE, canonical_name
 
@@ -80,6 +81,8 @@ def ExportGraph(sink: Callable[[OpGraph], Any], func: str = "main") -> ModulePas
 
 
 def _import_tvm() -> Any:
+    if has_relay():
+        require_relax()
     try:
         import tvm
         import tvm.relax

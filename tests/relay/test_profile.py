@@ -1,0 +1,183 @@
+"""Profiling with Relay: on this machine, and on a board behind a real tracker on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.profiling.conftest import QUICK
+from tvm_costmodel.cli import main
+from tvm_costmodel.compilers.relay_config import RelayConfig
+from tvm_costmodel.profiling.devices import resolve_device
+from tvm_costmodel.profiling.profiler import Profiler
+from tvm_costmodel.profiling.sources import WorkloadSource, source_from_dict
+from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.workloads import FAMILIES, sample_suite
+
+COMPILER = "tvm_costmodel.compilers.relay"
+KEY = "loopback"
+PARAMS = {"block": "basic", "classes": 4, "depths": [1], "image": 16, "stem": "small", "width": 8}
+
+
+def tiny() -> WorkloadSource:
+    return WorkloadSource("resnet", PARAMS, "relay")
+
+
+def make(store: Path, **settings: object) -> Profiler:
+    device = resolve_device("cpu").with_compiler("relay")
+    chosen = {"device": device, "pipeline": {"random_constants": True}} | settings
+    return Profiler(store=store, measurement=QUICK, compiler=COMPILER, progress=False, **chosen)  # type: ignore[arg-type]
+
+
+def test_every_family_is_written_in_relay() -> None:
+    written = {}
+    for family, params in sample_suite("quick", len(FAMILIES), seed=1):
+        _, graph = WorkloadSource(family, params, "relay").load()
+        assert graph.unknown_ops == () and not graph.is_dynamic, family
+        written[family] = graph
+    assert sorted(written) == sorted(FAMILIES)
+    assert {o.op for o in written["vit"].operators} >= {"dense", "matmul", "layer_norm", "softmax"}
+
+
+def test_sources_keep_their_compiler() -> None:
+    source = tiny()
+    assert source_from_dict(source.to_dict()) == source
+    usual = WorkloadSource("resnet", PARAMS)
+    assert usual.key != source.key and "compiler" not in usual.to_dict()
+    assert resolve_device("cpu-x86-avx2-relay").name == "cpu-x86-avx2-relay"
+
+
+def test_networks_and_kernels_are_timed_here(tmp_path: Path) -> None:
+    made = make(tmp_path / "store.db")
+    summary = made.run([tiny()])
+    (row,) = made.store.measurements(status=None)
+    assert (summary.measured, summary.failed) == (1, 0), row.error
+    assert row.device.endswith("-relay")
+    assert row.config_key == RelayConfig(random_constants=True).key
+    assert row.timing is not None and 1e-7 < row.timing.latency_s < 1e-1
+    assert len(row.kernels) > 3 and all(kernel.latency_s > 0 for kernel in row.kernels)
+    facts = made.store.environments()[row.environment_id]
+    assert (facts["runner"], facts["executor"]) == ("local", "graph")
+    assert facts["tvm"].startswith("hhb-tvm") and "x86_64" in facts["target"]
+    assert make(tmp_path / "store.db").run([tiny()]).reused == 1
+
+
+def test_doctor_finds_nothing_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {check["name"]: check["found"] for check in told["checks"]}
+    assert found["TVM with Relay"] == "hhb-tvm 3.2.3" and "torch" not in found
+    assert "x86_64" in found["LLVM target"]
+
+
+def test_command_measures_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph(
+        [relu],
+        "small",
+        [value("x", TensorProto.FLOAT, [1, "n"])],
+        [value("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    path, store = tmp_path / "small.onnx", tmp_path / "store.db"
+    onnx.save(model, path)
+    shape = ["--shape", "x=1,64"]
+    common = ["--compiler", "relay", "--format", "json"]
+    assert main(["export", str(path), *shape, *common, "-o", str(tmp_path / "g.json")]) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert (exported["nodes"], exported["unknown_ops"]) == (2, [])
+    assert main(["profile", str(path), *shape, *common, "--store", str(store), "-q"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["measured"], told["failed"]) == (1, 0)
+    assert told["networks"][0]["graph_hash"] == exported["graph_hash"]
+    with Store(store, write=False) as held:
+        assert next(iter(held.measurements())).source["compiler"] == "relay"
+
+
+@pytest.mark.parametrize("command", ["export", "profile"])
+def test_the_other_compiler_is_refused_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x08")
+    end = ["-o", "g.json"] if command == "export" else ["--store", str(tmp_path / "s.db")]
+    assert main([command, str(path), *end]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "hhb-tvm 3.2.3, which has Relay: add --compiler relay" in error
+    assert "\n" not in error
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
+        time.sleep(0.3)
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def registered(port: int) -> bool:
+    from tvm import rpc
+
+    return KEY in rpc.connect_tracker("127.0.0.1", port).summary()["queue_info"]
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[str]:
+    """A tracker with one of our servers behind it; gives ``host:port``."""
+    port, server_port = free_port(), free_port()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    python, host = [sys.executable, "-m"], ["--host", "127.0.0.1"]
+    ends = ["--port", str(port), "--port-end", str(port + 1)]
+    children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
+    try:
+        wait_for(lambda: answers(port), "the tracker's start")
+        where = ["--tracker", f"127.0.0.1:{port}", "--key", KEY, *host]
+        ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
+        server = [*python, "tvm_costmodel.profiling.relay_server", *where, *ports]
+        children.append(subprocess.Popen(server, **quiet))
+        wait_for(lambda: registered(port), "the server's registration")
+        yield f"127.0.0.1:{port}"
+    finally:
+        for child in children:
+            os.killpg(child.pid, 9)
+            child.wait()
+
+
+def test_networks_and_kernels_are_timed_on_a_board(tracker: str, tmp_path: Path) -> None:
+    device = resolve_device("cpu").with_tracker(tracker, KEY).with_compiler("relay")
+    made = make(tmp_path / "store.db", device=device)
+    summary = made.run([tiny()])
+    (row,) = made.store.measurements(status=None)
+    assert (summary.measured, summary.failed) == (1, 0), row.error
+    assert row.device.endswith("-rpc-relay")
+    assert row.timing is not None and row.timing.cpu_s is None
+    assert row.timing.reference_s > 1e-4
+    assert len(row.kernels) > 3 and all(kernel.latency_s > 0 for kernel in row.kernels)
+    facts = made.store.environments()[row.environment_id]
+    assert (facts["runner"], facts["executor"], facts["key"]) == ("rpc", "graph", KEY)

@@ -1,0 +1,166 @@
+"""The decisions that can be taken for a network in Relay, declared one entry each.
+
+To add a decision, add an entry to `RELAY_DECISIONS`: where it applies, what its values are, and
+which field of ``RelayConfig`` (and so which pass) each value becomes. A space of them is
+``DecisionSpace.for_graph(graph, decisions=RELAY_DECISIONS)``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from tvm_costmodel.compilers.decidable import joinable
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.tuning.candidate import Value
+from tvm_costmodel.tuning.decisions import Decision, Fields, Setting
+
+Applies = Callable[[OpGraph, int, Value, Setting], bool]
+
+_APPROXIMATED = ("exp", "tanh", "erf", "softmax", "gelu", "gelu_tanh")
+
+
+def _set(name: str) -> Callable[[Fields, Value], None]:
+    def effect(fields: Fields, value: Value) -> None:
+        fields[name] = value
+
+    return effect
+
+
+def _flag(name: str, true: Value) -> Callable[[Fields, Value], None]:
+    def effect(fields: Fields, value: Value) -> None:
+        fields[name] = value == true
+
+    return effect
+
+
+def _set_depth(fields: Fields, value: Value) -> None:
+    fields["fuse_depth"] = int(str(value).removeprefix("depth"))
+
+
+def _any_of(*names: str) -> Applies:
+    def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+        return any(operator.op in names for operator in graph.operators)
+
+    return applies
+
+
+def _always(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    return len(graph) > 2
+
+
+def _other_layout(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    layouts = {o.attrs.get("data_layout") for o in graph.operators if o.op == "conv2d"}
+    return bool(layouts - {value})
+
+
+def _joinable(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    return bool(joinable(graph))
+
+
+def _siblings(op: str) -> Applies:
+    """Whether two operators of a kind read the same value first."""
+
+    def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+        read = Counter(o.inputs[0] for o in graph.operators if o.op == op and o.inputs)
+        return any(count > 1 for count in read.values())
+
+    return applies
+
+
+RELAY_DECISIONS: tuple[Decision, ...] = (
+    Decision(
+        "opt_level",
+        (3, 0, 1, 2),
+        "network",
+        _always,
+        _set("opt_level"),
+        "PassContext(opt_level): which of Relay's own passes run",
+        explored=0.3,
+    ),
+    Decision(
+        "alter_layout",
+        ("on", "off"),
+        "network",
+        _any_of("conv2d", "dense", "matmul"),
+        _flag("alter_layout", "on"),
+        "relay.transform.AlterOpLayout, or not",
+        explored=0.3,
+    ),
+    Decision(
+        "fusion",
+        ("full", "depth1", "depth2", "depth4"),
+        "network",
+        _always,
+        _set_depth,
+        "relay.FuseOps.max_depth, at most that many operators in a kernel",
+        explored=0.5,
+    ),
+    Decision(
+        "layout",
+        ("imported", "NHWC", "NCHW"),
+        "network",
+        _other_layout,
+        _set("layout"),
+        "relay.transform.ConvertLayout of convolutions and pools",
+    ),
+    Decision(
+        "fast_math",
+        ("exact", "fast"),
+        "network",
+        _any_of(*_APPROXIMATED),
+        _flag("fast_math", "fast"),
+        "relay.transform.FastMath: exponentials, tanh and erf by polynomials",
+        errors={"fast": 5e-4},
+        explored=0.5,
+    ),
+    Decision(
+        "canonical",
+        ("on", "off"),
+        "network",
+        _any_of("conv2d", "dense"),
+        _flag("canonicalize_ops", "on"),
+        "relay.transform.CanonicalizeOps: bias additions as plain ones, or as they are",
+        explored=0.2,
+    ),
+    Decision(
+        "products",
+        ("apart", "flat", "batch"),
+        "network",
+        _joinable,
+        _set("combine_dense"),
+        "relay.transform.CombineParallelDense, into one product or one batch of products",
+        errors={"flat": 1e-5, "batch": 1e-5},
+        explored=0.4,
+    ),
+    Decision(
+        "convolutions",
+        ("apart", "joined"),
+        "network",
+        _siblings("conv2d"),
+        _flag("combine_conv2d", "joined"),
+        "relay.transform.CombineParallelConv2D",
+        errors={"joined": 1e-5},
+        explored=0.4,
+    ),
+    Decision(
+        "batched_products",
+        ("apart", "joined"),
+        "network",
+        _siblings("matmul"),
+        _flag("combine_matmul", "joined"),
+        "relay.transform.CombineParallelBatchMatmul",
+        errors={"joined": 1e-5},
+        explored=0.4,
+    ),
+    Decision(
+        "precision",
+        ("float32", "float16"),
+        "network",
+        _always,
+        _set("precision"),
+        "relay.transform.ToMixedPrecision",
+        errors={"float16": 5e-3},
+    ),
+)
+"""Every decision there is on Relay, in the order of reports; any of them may fail on a network."""
