@@ -5,6 +5,7 @@ folder names at the top level and are installed as ``tvm_costmodel.models`` and
 ``tvm_costmodel.profiling``.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -65,14 +66,21 @@ class CMakeBuild(build_ext):
         return build / "_native.so"
 
 
+def extensions() -> list[Extension]:
+    """The native graph walk, except in an environment whose TVM is older than tvm-ffi."""
+    if importlib.util.find_spec("tvm_ffi") is None:
+        return []
+    return [Extension("tvm_costmodel._native", sources=[], optional=True)]
+
+
 setup(
     version="0.1.0",
     packages=packages(),
     package_dir=PACKAGE_DIR,
     package_data={
-        "": ["*.toml", "*.json", "*.safetensors", "*.jsonl.xz", "py.typed"],
+        "": ["*.toml", "*.json", "*.safetensors", "*.onnx", "*.jsonl.xz", "py.typed"],
         "tvm_costmodel.models": ["zoo/**/*"],
     },
-    ext_modules=[Extension("tvm_costmodel._native", sources=[], optional=True)],
+    ext_modules=extensions(),
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,6 +1,7 @@
 """How fast a shipped predictor answers: one ResNet-50, and a list of 1,000 networks like it.
 
-    python benchmarks/predict_speed.py [--checkpoint DIR] [--count 1000] [--threads N]
+    python benchmarks/predict_speed.py [--checkpoint DIR] [--engine torch onnxruntime]
+        [--count 1000] [--threads N]
 
 All networks of the list differ in their channels, and nothing is cached between them: every graph
 is costed, tokenised and run through the network. Prints the figures, and writes them with their
@@ -12,20 +13,18 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from tabulate import tabulate
 
 import results_file
 from tvm_costmodel.frontends.onnx import from_onnx
 from tvm_costmodel.graph import Operator, OpGraph, TensorType
-from tvm_costmodel.models.nar_former_v2 import NarFormerV2
 from tvm_costmodel.predictor import Predictor, load_predictor
-from tvm_costmodel.training.network import NarFormerV2Regressor
 
 RESNET50 = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
 CHANNELS = (64, 128, 256, 512, 1024, 2048)
@@ -64,46 +63,86 @@ def variants(graph: OpGraph, count: int, seed: int = 0) -> list[OpGraph]:
 
 def untrained() -> Predictor:
     """Published shape, random weights: as fast as a trained one."""
+    from tvm_costmodel.models.nar_former_v2 import NarFormerV2
+    from tvm_costmodel.training.network import NarFormerV2Regressor
+
     regressor = NarFormerV2Regressor()
     regressor.network = NarFormerV2().eval()
     return Predictor(regressor, "none")
 
 
+def one_by_one(predictors: Sequence[Predictor], graphs: Sequence[OpGraph]) -> np.ndarray:
+    """Seconds of predicting each graph alone, float64 [engines, G], the engines in turn.
+
+    Every predictor gets an equal graph of its own, about which nothing is known yet.
+    """
+    seconds = np.zeros((len(predictors), len(graphs)))
+    for i, graph in enumerate(graphs):
+        for engine, predictor in enumerate(predictors):
+            fresh = OpGraph(graph.operators, graph.outputs, graph.name)
+            start = time.perf_counter()
+            predictor.predict(fresh)
+            seconds[engine, i] = time.perf_counter() - start
+    return seconds
+
+
+def together(predictor: Predictor, graphs: Sequence[OpGraph]) -> float:
+    """Seconds of predicting a list of graphs about which nothing is known yet."""
+    fresh = [OpGraph(graph.operators, graph.outputs, graph.name) for graph in graphs]
+    start = time.perf_counter()
+    estimates = predictor.predict(fresh)
+    seconds = time.perf_counter() - start
+    assert len({estimate.graph_hash for estimate in estimates}) == len(graphs)
+    return seconds
+
+
+def load(checkpoint: str | None, engine: str, threads: int) -> Predictor:
+    """The predictor on an engine; ONNX Runtime keeps to one thread by itself."""
+    if engine != "onnxruntime":
+        import torch
+
+        torch.set_num_threads(threads)
+    return load_predictor(checkpoint, engine=engine) if checkpoint else untrained()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", help="directory or zoo name; random weights by default")
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        choices=("torch", "onnxruntime"),
+        default=["torch"],
+        help="engines to time in turn; onnxruntime needs a --checkpoint that holds an export",
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    predictor = load_predictor(args.checkpoint) if args.checkpoint else untrained()
+    if "onnxruntime" in args.engine and not args.checkpoint:
+        parser.error("--engine onnxruntime needs --checkpoint")
+    predictors = [load(args.checkpoint, engine, args.threads) for engine in args.engine]
     resnet50 = from_onnx(RESNET50)
-
-    singles = variants(resnet50, ROUNDS + 5, seed=1)
-    times = []
-    for graph in singles:  # a new graph each time, so that nothing about it is known
-        start = time.perf_counter()
-        predictor.predict(graph)
-        times.append(time.perf_counter() - start)
-    single_ms = 1e3 * float(np.median(times[5:]))
-
+    alone = one_by_one(predictors, variants(resnet50, ROUNDS + 5, seed=1))[:, 5:]
     graphs = variants(resnet50, args.count)
-    start = time.perf_counter()
-    estimates = predictor.predict(graphs)
-    seconds = time.perf_counter() - start
-    assert len({estimate.graph_hash for estimate in estimates}) == args.count
-    rows = [
-        ["one ResNet-50, median of 30, ms", single_ms, "under 50"],
-        [f"{args.count} networks like it, per second", args.count / seconds, "200 or more"],
-        ["the same, ms per network", 1e3 * seconds / args.count, ""],
-    ]
-    headers = ("predict", "measured", "wanted")
-    print(tabulate(rows, headers, floatfmt=".1f"))
+    rows = []
+    for engine, predictor, seconds in zip(args.engine, predictors, alone, strict=True):
+        listed = together(predictor, graphs)
+        rows += [
+            [engine, "one ResNet-50, median of 30, ms", 1e3 * np.median(seconds), "under 50"],
+            [engine, f"{args.count} networks like it, per second", args.count / listed, "over 200"],
+            [engine, "the same, ms per network", 1e3 * listed / args.count, ""],
+        ]
+    if len(predictors) == 2:
+        ratio = float(np.median(alone[0] / alone[1]))
+        rows.append(["", f"one: {args.engine[0]} over {args.engine[1]}", ratio, "over 1"])
+    headers = ("engine", "predict", "measured", "wanted")
+    print(tabulate(rows, headers, floatfmt=".2f"))
     results_file.write(
         "Predicting",
-        f"{predictor.name}, {len(resnet50)} operators a network, from OpGraph to latency, "
-        f"{args.threads} threads.",
-        tabulate(rows, headers, tablefmt="github", floatfmt=".1f"),
+        f"{predictors[0].name}, {len(resnet50)} operators a network, from OpGraph to latency, "
+        f"{args.threads} threads (ONNX Runtime: 1). Each engine gets graphs of its own; single "
+        "ones go to the engines in turn.",
+        tabulate(rows, headers, tablefmt="github", floatfmt=".2f"),
     )
 
 

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from tvm_costmodel.errors import CostModelError
+from tvm_costmodel.frontends.tvm_generation import has_relay, installed
 
 FFI_VERSION = "0.1.14.post1"
+REQUIRED_BESIDE_RELAY = (
+    "numpy scipy onnxruntime onnx onnxslim xgboost safetensors tabulate psutil".split()
+)
 REQUIRED = ("numpy", "scipy", "torch", "apache-tvm", "onnx", "onnxslim", "xgboost", "safetensors")
-OPTIONAL = {"onnxruntime": "comparisons with onnxruntime"}
+OPTIONAL = {
+    "onnxruntime": "predicting without torch, and comparisons with onnxruntime",
+    "onnxscript": "tvm-costmodel models export",
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,15 @@ class Check:
 
 def diagnose() -> list[Check]:
     """Looks at everything that the commands need, in the order in which it should be mended."""
+    beside_relay = has_relay()
+    required = REQUIRED_BESIDE_RELAY if beside_relay else REQUIRED
+    left_out = ("apache-tvm-ffi", "native graph walk") if beside_relay else ()
     checks = [_python()]
-    checks += [_package(name) for name in REQUIRED]
-    checks += [_optional(name, use) for name, use in OPTIONAL.items()]
-    checks += [_guarded(*item) for item in _PARTS]
+    checks += [_package(name) for name in required]
+    if beside_relay:
+        checks.append(Check("TVM with Relay", True, installed()))
+    checks += [_optional(*item) for item in OPTIONAL.items() if item[0] not in required]
+    checks += [_guarded(*item) for item in _PARTS if item[0] not in left_out]
     return checks
 
 
@@ -58,7 +70,8 @@ def _version(package: str) -> str | None:
 
 def _package(name: str) -> Check:
     version = _version(name)
-    remedy = "" if version else f"pip install -c constraints.txt {name}"
+    listed = "-r scripts/relay-requirements.txt" if has_relay() else f"-c constraints.txt {name}"
+    remedy = "" if version else f"pip install {listed}"
     return Check(name, version is not None, version or "not installed", remedy)
 
 
@@ -83,6 +96,10 @@ def _native() -> tuple[bool, str, str]:
 
 
 def _llvm() -> tuple[bool, str, str]:
+    if has_relay():
+        from tvm_costmodel.compilers.relay import cpu_target as relay_target
+
+        return True, str(relay_target()), ""
     from tvm_costmodel.compilers.relax import cpu_target
 
     return True, str(cpu_target()), ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +12,24 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError, UnsupportedOperatorError
+from tvm_costmodel.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingDependencyError,
+    UnsupportedOperatorError,
+)
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.training.checkpoint import CARD, read_card
-from tvm_costmodel.training.registry import REGISTRY
+from tvm_costmodel.training.registry import EXPORTED, NETWORKS, REGISTRY
 from tvm_costmodel.training.regressor import Regressor
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "roofline_former"
 """Predictor that a device's name alone stands for."""
+
+ENGINES = ("auto", "torch", "onnxruntime")
+"""What runs a network: ``auto`` is torch where it is installed, else ONNX Runtime."""
 
 
 class OperatorShare(NamedTuple):
@@ -173,6 +185,7 @@ def load_predictor(
     *,
     device: str | None = None,
     zoo_folder: Path | None = None,
+    engine: str = "auto",
 ) -> Predictor:
     """Loads a predictor.
 
@@ -183,12 +196,18 @@ def load_predictor(
         predictor: Which of a device's predictors, when ``name_or_dir`` does not say.
         device: Device that answers are wanted for; any when not given.
         zoo_folder: Another zoo than the one that ships with the package.
+        engine: One of `ENGINES`. ONNX Runtime runs checkpoints that hold their network in ONNX
+            (``tvm-costmodel models export``); XGBoost and FLOPs need neither.
 
     Raises:
-        CheckpointError: There is no such checkpoint, it is damaged or of another version, or it
-            was trained for another device than ``device``.
+        CheckpointError: There is no such checkpoint, it is damaged or of another version, it was
+            trained for another device than ``device``, or it holds no export for ONNX Runtime.
+        ConfigError: An unknown engine.
+        MissingDependencyError: The engine is not installed.
     """
-    path = _checkpoint_path(name_or_dir, predictor, zoo(zoo_folder))
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+    path = checkpoint_path(name_or_dir, predictor, zoo_folder)
     card = read_card(path)
     name = card.get("predictor")
     if name not in REGISTRY:
@@ -203,12 +222,40 @@ def load_predictor(
             f"{trained_for}, train one on labels of {device}, or calibrate this one with a few "
             "measurements (tvm_costmodel.training.calibration)"
         )
-    return Predictor(REGISTRY[str(name)].load(path), trained_for)
+    return Predictor(_engine_class(str(name), path, card, engine).load(path), trained_for)
 
 
-def _checkpoint_path(
-    name_or_dir: str | Path | None, predictor: str, entries: Sequence[ZooEntry]
+def _engine_class(name: str, path: Path, card: Mapping[str, Any], engine: str) -> type[Regressor]:
+    """The class that runs a checkpoint's predictor on the engine that was asked for."""
+    if name not in NETWORKS:
+        return REGISTRY[name]
+    has_torch = importlib.util.find_spec("torch") is not None
+    if engine == "torch" or (engine == "auto" and has_torch):
+        if has_torch:
+            return REGISTRY[name]
+        raise MissingDependencyError("the torch engine needs PyTorch: pip install torch")
+    if name in EXPORTED and "onnx" in card:
+        logger.info("%s runs on ONNX Runtime", path)
+        return EXPORTED[name]
+    export = "it holds no network in ONNX"
+    if name in EXPORTED:
+        export += f", which `tvm-costmodel models export {path} -o DIR` adds where torch is"
+    if engine == "auto":
+        raise MissingDependencyError(f"{path} needs PyTorch (pip install torch): {export}")
+    raise CheckpointError(f"{path} cannot run on ONNX Runtime: {export}; or take the torch engine")
+
+
+def checkpoint_path(
+    name_or_dir: str | Path | None,
+    predictor: str = DEFAULT,
+    zoo_folder: Path | None = None,
 ) -> Path:
+    """The directory of a checkpoint, named as for `load_predictor`.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+    """
+    entries = zoo(zoo_folder)
     if name_or_dir is None:
         from tvm_costmodel.profiling.devices import resolve_device
 

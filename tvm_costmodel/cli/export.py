@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tvm_costmodel.cli.options import add_model, parse_shapes
+from tvm_costmodel.cli.options import add_compiler, add_model, parse_shapes
 from tvm_costmodel.cli.output import Output, named_rows, table
 
 HELP = "write a model's computation graph as OpGraph JSON"
@@ -13,15 +13,17 @@ HELP = "write a model's computation graph as OpGraph JSON"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_model(parser)
+    add_compiler(parser)
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="graph JSON to write")
 
 
 def run(args: argparse.Namespace) -> Output:
     """Exports and writes; nothing is written when the model cannot be read."""
     from tvm_costmodel.files import write_atomically
-    from tvm_costmodel.frontends import load_model
+    from tvm_costmodel.frontends import load_model, load_relay_model
 
-    graph = load_model(args.model, parse_shapes(args.shape)).graph
+    load = load_relay_model if args.compiler == "relay" else load_model
+    graph = load(args.model, parse_shapes(args.shape)).graph
     write_atomically(args.output, graph.to_json() + "\n")
     fields = {
         "graph_hash": graph.hash,

@@ -1,5 +1,6 @@
 """Checkpoint directories: ``checkpoint.json`` (the card) beside one file of weights.
 
+A network's checkpoint may also hold the network in ONNX, computed from the very weights beside it.
 A directory appears whole or not at all: it is written under another name and moved into place.
 """
 
@@ -11,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,38 @@ from tvm_costmodel.files import write_atomically
 FORMAT = "tvm-costmodel-checkpoint"
 FORMAT_VERSION = 1
 CARD = "checkpoint.json"
+EXPORT = "model.onnx"
+_WRITTEN_HERE = ("format", "format_version", "weights", "onnx")
 
 Card = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Export:
+    """A checkpoint's network in ONNX.
+
+    Attributes:
+        content: The serialised model.
+        origin: What made it: opset, versions, and how closely it was found to agree.
+    """
+
+    content: bytes
+    origin: Mapping[str, Any]
+
+
 def write_checkpoint(
-    directory: str | Path, card: Mapping[str, Any], write_weights: Callable[[Path], None]
+    directory: str | Path,
+    card: Mapping[str, Any],
+    write_weights: Callable[[Path], None],
+    export: Export | None = None,
 ) -> Path:
     """Writes a checkpoint directory in one step, replacing an older checkpoint there.
 
     Args:
         directory: Where it shall be.
-        card: What `read_card` gives back, without format, version and weights.
+        card: What `read_card` gives back; what it says of format, weights and export is replaced.
         write_weights: Writes the file of weights into the folder that it is given.
+        export: The network in ONNX, made from these weights.
 
     Raises:
         CheckpointError: The directory holds something that is not a checkpoint.
@@ -49,8 +70,17 @@ def write_checkpoint(
         os.chmod(temporary, 0o755)
         write_weights(temporary)
         (weights,) = temporary.iterdir()
-        full = {"format": FORMAT, "format_version": FORMAT_VERSION, **card}
+        kept = {key: value for key, value in card.items() if key not in _WRITTEN_HERE}
+        full = {"format": FORMAT, "format_version": FORMAT_VERSION, **kept}
         full["weights"] = {"file": weights.name, "sha256": _sha256(weights)}
+        if export is not None:
+            (temporary / EXPORT).write_bytes(export.content)
+            full["onnx"] = {
+                "file": EXPORT,
+                "sha256": _sha256(temporary / EXPORT),
+                "of_weights": full["weights"]["sha256"],
+                **export.origin,
+            }
         text = json.dumps(full, indent=2, allow_nan=False) + "\n"
         write_atomically(temporary / CARD, text)
         _replace(temporary, target)
@@ -103,6 +133,30 @@ def read_card(directory: str | Path, predictor: str | None = None) -> Card:
             "copy the whole directory again, or train again"
         )
     return card
+
+
+def read_export(directory: str | Path) -> Export:
+    """Reads and checks the network in ONNX of a checkpoint.
+
+    Raises:
+        CheckpointError: As of `read_card`, or the checkpoint holds no export, a damaged one, or one
+            of other weights.
+    """
+    folder = Path(directory)
+    card = read_card(folder)
+    mend = f"write one with `tvm-costmodel models export {folder} -o DIR`, where torch is installed"
+    if "onnx" not in card:
+        raise CheckpointError(f"{folder} holds no network in ONNX: {mend}")
+    origin = dict(card["onnx"])
+    path = folder / str(origin.pop("file", None))
+    if not path.is_file() or _sha256(path) != origin.pop("sha256", None):
+        raise CheckpointError(
+            f"{path} is missing or damaged (its checksum is not the one in {CARD}): "
+            f"copy the whole directory again, or {mend}"
+        )
+    if origin.pop("of_weights", None) != card["weights"]["sha256"]:
+        raise CheckpointError(f"{path} was made from other weights than those beside it: {mend}")
+    return Export(path.read_bytes(), origin)
 
 
 def _sha256(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
 
 from tvm_costmodel.errors import ConfigError
 
@@ -66,6 +65,8 @@ def kendall_tau(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Kendall's tau-b; NaN for fewer than two networks or a constant side."""
     if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return float("nan")
+    from scipy import stats
+
     return float(stats.kendalltau(predicted, measured).statistic)
 
 
@@ -73,6 +74,8 @@ def spearman(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Spearman's rank correlation; NaN for fewer than two networks or a constant side."""
     if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return float("nan")
+    from scipy import stats
+
     return float(stats.spearmanr(predicted, measured).statistic)
 
 

@@ -1,0 +1,67 @@
+"""The engine of ``predict``, and ``models export`` as far as it needs no exporter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.graphs import resnet_graph
+from tvm_costmodel.cli import main
+
+pytest.importorskip("onnxruntime")
+
+DEVICE = ("--device", "cpu-x86-avx512")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("graph") / "resnet.json"
+    path.write_text(resnet_graph().to_json())
+    return str(path)
+
+
+def predicted(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main(["predict", *argv, *DEVICE, "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(list(argv)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    return shown.err
+
+
+def test_both_engines_print_the_same(capsys: pytest.CaptureFixture[str], resnet: str) -> None:
+    wanted, found = (predicted(capsys, resnet, "--engine", e) for e in ("torch", "onnxruntime"))
+    assert wanted.keys() == found.keys()
+    for name in ("latency_ms", "low_ms", "high_ms"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-5)
+    for name in ("predictor", "device", "graph_hash", "source", "unknown_ops"):
+        assert found[name] == wanted[name]
+    shares = ({s["operator"]: s["latency_ms"] for s in told["per_op"]} for told in (found, wanted))
+    assert next(shares) == pytest.approx(next(shares), rel=1e-5)
+
+
+def test_a_checkpoint_without_export_names_the_command_that_makes_one(
+    capsys: pytest.CaptureFixture[str], resnet: str
+) -> None:
+    argv = ("predict", resnet, *DEVICE, "--engine", "onnxruntime", "--checkpoint")
+    told = refused(capsys, *argv, "cpu-x86-avx512/nar_former_v2")
+    assert "holds no network in ONNX" in told and "tvm-costmodel models export" in told
+
+
+def test_models_export_wants_a_checkpoint_and_a_place(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "name a checkpoint and where" in refused(capsys, "models", "export")
+    assert "are for `tvm-costmodel models export" in refused(capsys, "models", "-o", "somewhere")
+    target = str(tmp_path / "exported")
+    told = refused(capsys, "models", "export", "cpu-x86-avx512/xgboost", "-o", target)
+    assert "xgboost needs no export" in told
+    told = refused(capsys, "models", "export", str(tmp_path), "-o", target)
+    assert "no checkpoint at" in told
+    assert not Path(target).exists()
