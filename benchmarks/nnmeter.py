@@ -5,13 +5,17 @@
 
 ``random``: 80 % of the networks to train, 10 % to choose the epoch by, 10 % to test, equal graphs
 kept together. ``leave-one-family-out``: trained on ten families (5 % of their networks choose the
-epoch), tested on all of the eleventh. The roofline former learns all devices at once, every other
-predictor one device at a time. Encoded graphs are kept in ``--cache`` so that a second run starts
-at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``, every run's figures
-to ``.json``, and the splits, as lists of hashes, to ``results/nnmeter.splits.json.xz``.
+epoch), tested on all of the eleventh. XGBoost and the power law learn one device at a time, every
+network all devices at once. Encoded graphs are kept in ``--cache`` so that a second
+run starts at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``, every
+run's figures to ``.json``, and the splits, as lists of hashes, to
+``results/nnmeter.splits.json.xz``. ``--also`` takes rows of earlier runs (their ``.json``) into the
+tables, for predictors and kinds of split that this run leaves out.
 
-``--set`` changes a field of the roofline former's recipe (`ReplicaConfig`) or shape
-(`RooflineFormerConfig`), value in JSON. What each part of it is worth is seen by leaving it out::
+Predictors are roofline_former, xgboost, flops, and the published networks of `nnmeter_networks`:
+nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a network's recipe
+(`TrainingConfig`), or of the roofline former's recipe (`ReplicaConfig`) or shape
+(`RooflineFormerConfig`), value in JSON. What each part of that is worth is seen by leaving it out::
 
     --set 'context="none"'    an operator sees itself alone
     --set 'context="full"'    attention sees the neighbours' sizes too
@@ -24,6 +28,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import lzma
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,19 +40,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 import results_file
+from nnmeter_tables import label_noise, noise_table, tables
 from tvm_costmodel.baselines.features import features
 from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
 from tvm_costmodel.errors import require_known
 from tvm_costmodel.frontends.nnmeter import NnMeterBench
+from tvm_costmodel.tokenizer import TokenArrays, Tokenizer, TokenizerConfig
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split
 
 SPLITS = ("random", "leave-one-family-out")
 PREDICTORS = ("roofline_former", "xgboost", "flops")
+NETWORKS = ("nnlp", "nar_former_v2", "nn_former", "nar_former")
+"""What `nnmeter_networks` trains, named here because that needs torch."""
 _CHUNK = 150
 
 BySeed = dict[int, list[tuple[str, Split]]]
@@ -85,7 +93,8 @@ def _encode_chunk(job: tuple[str, Sequence[int]]) -> list[tuple[Any, ...]]:
         graph = bench.graph(i)
         tokens = PhysicalTokenizer().encode(graph)
         table = (features([graph])[0], power_law_columns([graph])[0])
-        rows.append((tokens, graph.hash, *table))
+        plain = Tokenizer(TokenizerConfig(frequencies=0)).encode(graph)
+        rows.append((tokens, graph.hash, *table, plain))
     return rows
 
 
@@ -114,10 +123,23 @@ def encode(path: Path, cache: Path | None, jobs: int, every: int) -> Encoded:
         "family": np.array(bench.families)[chosen],
         "latency_ms": bench.latency_s[chosen] * 1e3,
         "devices": np.array(bench.devices),
+        **_plain_tokens([row[4] for row in rows]),
     }
     if cache:
         np.savez(cache, **arrays)
     return Encoded(arrays)
+
+
+def _plain_tokens(tokens: Sequence[TokenArrays]) -> dict[str, np.ndarray]:
+    """Tokens of every network one after the other, which the published networks read."""
+    return {
+        "token_op": np.concatenate([t.op_id for t in tokens]).astype(np.int16),
+        "token_values": np.concatenate([t.values for t in tokens]),
+        "token_edges": np.concatenate([t.edges for t in tokens]).astype(np.int32),
+        "token_static": np.array([t.static for t in tokens]),
+        "token_node_ptr": np.cumsum([0, *(len(t) for t in tokens)]),
+        "token_edge_ptr": np.cumsum([0, *(len(t.edges) for t in tokens)]),
+    }
 
 
 def make_splits(encoded: Encoded, names: Sequence[str], seed: int) -> Iterator[tuple[str, Split]]:
@@ -197,6 +219,15 @@ def _roofline_job(job: tuple[Path, Sequence[Split], int, dict[str, Any], str]) -
     return run_roofline(_encoded(job[0]), *job[1:])
 
 
+def _networks_job(
+    job: tuple[Path, str, Sequence[tuple[int, Split]], dict[str, Any], str],
+) -> list[np.ndarray]:
+    from nnmeter_networks import run_networks
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    return run_networks(_encoded(job[0]).arrays, *job[1:])
+
+
 def score(
     encoded: Encoded, name: str, kind: str, seed: int, split: Split, answers: np.ndarray
 ) -> Iterator[dict[str, Any]]:
@@ -219,44 +250,6 @@ def score(
 def ensemble(answers: Sequence[np.ndarray]) -> np.ndarray:
     """Geometric mean over seeds of predictions for the same test networks."""
     return np.exp(np.mean(np.log(np.array(answers)), axis=0))
-
-
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: one table of means for each kind of split, one of families for each device."""
-    devices = list(dict.fromkeys(row["device"] for row in rows))
-    parts = []
-    for kind in dict.fromkeys(row["split"] for row in rows):
-        here = [row for row in rows if row["split"] == kind]
-        parts += [f"### {kind}", "MAPE % / within 10 % (mean ± deviation over seeds)"]
-        parts.append(_table(here, "predictor", "device"))
-        if kind == "leave-one-family-out":
-            for device in devices:
-                of_device = [row for row in here if row["device"] == device]
-                parts.append(f"{device}, each family left out:")
-                parts.append(_table(of_device, "part", "predictor"))
-    return "\n\n".join(parts)
-
-
-def _table(rows: Sequence[dict[str, Any]], down: str, across: str) -> str:
-    """One cell for each pair of values of two fields."""
-    columns = list(dict.fromkeys(row[across] for row in rows))
-    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        cells.setdefault(row[down], {}).setdefault(row[across], []).append(row)
-    lines = [[name, *(_cell(of.get(c, [])) for c in columns)] for name, of in cells.items()]
-    heading = "family" if down == "part" else down
-    return tabulate(lines, [heading, *columns], tablefmt="github", disable_numparse=True)
-
-
-def _cell(rows: Sequence[dict[str, Any]]) -> str:
-    """Mean over parts of each seed, then mean and deviation over seeds."""
-    seeds = sorted({row["seed"] for row in rows})
-    error = [np.mean([r["mape"] for r in rows if r["seed"] == seed]) for seed in seeds]
-    within = [np.mean([r["within_10"] for r in rows if r["seed"] == seed]) for seed in seeds]
-    if not seeds:
-        return "-"
-    spread = f" ± {np.std(error, ddof=1):.2f}" if len(seeds) > 1 else ""
-    return f"{np.mean(error):.2f}{spread} / {np.mean(within):.1f}"
 
 
 def write_splits(encoded: Encoded, by_seed: BySeed) -> None:
@@ -304,19 +297,33 @@ def run_all(
 ) -> Iterator[tuple[str, int, list[np.ndarray]]]:
     """Every predictor and seed with the answers on that seed's splits."""
     names = args.predictors.split(",")
+    require_known(names, [*PREDICTORS, *NETWORKS], "unknown predictors")
+    every = [(seed, split) for seed, named in by_seed.items() for _, split in named]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         waiting: list[tuple[str, int, Callable[[], list[np.ndarray]]]] = []
+        for name in (n for n in names if n in NETWORKS):
+            job = (args.cache, name, every, settings, args.torch_device)
+            all_seeds = pool.submit(_networks_job, job)
+            for seed in by_seed:
+                waiting.append((name, seed, partial(_of_seed, all_seeds, every, seed)))
+        rest = [name for name in names if name not in NETWORKS]
         for seed, named in by_seed.items():
             splits = [split for _, split in named]
-            for name in sorted(names, key=lambda n: n != "roofline_former"):
+            for name in sorted(rest, key=lambda n: n != "roofline_former"):
                 if name == "roofline_former":
-                    job = (args.cache, splits, seed, settings, args.torch_device)
-                    waiting.append((name, seed, pool.submit(_roofline_job, job).result))
+                    task = (args.cache, splits, seed, settings, args.torch_device)
+                    waiting.append((name, seed, pool.submit(_roofline_job, task).result))
                 else:
                     jobs = [pool.submit(run_tables, (args.cache, name, seed, s)) for s in splits]
                     waiting.append((name, seed, partial(_results, jobs)))
         for name, seed, answers in waiting:
             yield name, seed, answers()
+
+
+def _of_seed(
+    job: Future[list[np.ndarray]], every: Sequence[tuple[int, Split]], seed: int
+) -> list[np.ndarray]:
+    return [found for (s, _), found in zip(every, job.result(), strict=True) if s == seed]
 
 
 def _results(jobs: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
@@ -353,15 +360,19 @@ def main() -> None:
         arrays = {f"{'|'.join(k)}|{i}": a for k, found in kept.items() for i, a in enumerate(found)}
         np.savez(args.answers, **arrays)
     others = [row for path in args.also for row in json.loads(path.read_text())]
-    rows += [row for row in others if row["predictor"] not in {r["predictor"] for r in rows}]
-    table = tables(rows)
+    here = {(row["predictor"], row["split"]) for row in rows}
+    rows += [row for row in others if (row["predictor"], row["split"]) not in here]
+    noise = label_noise(encoded.arrays["hash"], encoded.latency_ms, encoded.arrays["devices"])
+    table = f"{tables(rows)}\n\n### label noise\n\n{noise_table(noise)}"
     print(table)
     write_splits(encoded, by_seed)
     path = results_file.write(
         "Predictors on nn-Meter's bench",
         f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "
         "the epoch is chosen on validation networks, never on test networks. "
-        f"`roofline_former x{args.seeds}` is the geometric mean of the seeds' predictions.",
+        f"`roofline_former x{args.seeds}` is the geometric mean of the seeds' predictions. "
+        "`label noise` is the error of a predictor that knows the true latency, on networks of "
+        "which the bench holds several equal ones, measured apart.",
         table,
         stem="nnmeter",
     )

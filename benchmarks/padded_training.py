@@ -1,6 +1,6 @@
 """Training steps of NAR-Former V2: one network at a time, padded batches, merged batches.
 
-    python benchmarks/padded_training.py --labels FILE [--networks 64] [--rounds 3] [--threads 1]
+    python benchmarks/padded_training.py --labels FILE [--networks 64] [--rounds 3] [--device cuda]
 
 The published code runs its networks one after the other and adds up their losses. Here the same
 steps are taken on the same networks of 16 in three ways: one at a time (`loop`), padded to the
@@ -33,9 +33,9 @@ BATCH = 16
 
 def padded(network: NarFormerV2, tokens: Sequence[TokenArrays]) -> Tensor:
     """Answers for networks padded to the largest, [B]."""
-    batch = collate(tokens)
+    batch, device = collate(tokens), next(network.parameters()).device
     arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
-    out: Tensor = network(*map(torch.from_numpy, arrays))
+    out: Tensor = network(*(torch.from_numpy(array).to(device) for array in arrays))
     return out
 
 
@@ -64,6 +64,8 @@ def steps(
         network.zero_grad(set_to_none=True)
         loss.backward()
         losses.append(float(loss.detach()))
+    if labels.is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - started, losses
 
 
@@ -74,6 +76,7 @@ def main() -> int:
     parser.add_argument("--networks", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -81,9 +84,10 @@ def main() -> int:
     chosen = np.random.default_rng(0).choice(len(labelled), args.networks, replace=False)
     subset = labelled.subset(chosen)
     tokens = [Tokenizer().encode(graph) for graph in subset.graphs]
-    labels = torch.from_numpy(subset.latency_s * 1e3).float()
+    labels = torch.from_numpy(subset.latency_s * 1e3).float().to(args.device)
     network = NarFormerV2(NarFormerV2Config()).eval()  # without dropout, so that losses agree
     network.set_output_level(float(labels.median()))
+    network.to(args.device)
     best: dict[str, float] = {}
     losses: dict[str, list[float]] = {}
     with fast_matmul():
@@ -110,6 +114,9 @@ def main() -> int:
         "fastest of "
         f"{args.rounds} rounds. The losses of all ways agree to 1e-4.",
         table,
+        also=f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        if args.device == "cuda"
+        else "",
     )
     return 0
 

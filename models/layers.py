@@ -182,6 +182,24 @@ class EdgeBlock(nn.Module):
         raise NotImplementedError
 
 
+class PaddedNetwork(nn.Module):
+    """A network on whole graphs that reads padded batches with directed edges."""
+
+    def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
+        """Latency of a padded batch.
+
+        Args:
+            tokens: [B, N, token_channels].
+            adjacency: Directed 0/1, [B, N, N], row = producer, column = consumer.
+            mask: Bool [B, N], true on operators, false on padding.
+            static: Encoded whole-graph numbers, [B, static_channels].
+
+        Returns:
+            [B], in the unit that the network is trained in.
+        """
+        raise NotImplementedError
+
+
 class WholeGraphNetwork(nn.Module):
     """Blocks along the edges, their sum over operators, beside it the whole-graph numbers.
 

@@ -52,6 +52,7 @@ class NarFormerConfig:
         dropout: Drop probability of attention weights and inside feed-forwards.
         static_channels: Channels of whole-graph numbers that join before the head; 0 is the head
             for cells (linear, sigmoid), anything else the head for whole networks.
+        outputs: Answers of the head for whole networks, such as one for each device.
     """
 
     channels: int = 192
@@ -60,6 +61,7 @@ class NarFormerConfig:
     depths: tuple[int, ...] = (6, 1, 1, 1)
     dropout: float = 0.1
     static_channels: int = 0
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         if self.channels % self.heads:
@@ -217,7 +219,7 @@ class NarFormer(nn.Module):
             static: Encoded whole-graph numbers [B, static_channels]; for whole networks only.
 
         Returns:
-            [B]: in (0, 1) for cells, any number for whole networks.
+            [B]: in (0, 1) for cells, any number for whole networks; [B, outputs] with several.
         """
         first = torch.relu(self.depth(depth)).unsqueeze(1)  # [B, 1, D]
         memory = torch.cat([first, tokens], dim=1)  # [B, L + 1, D]
@@ -231,7 +233,8 @@ class NarFormer(nn.Module):
         if self.config.static_channels:
             if static is None:
                 raise ValueError("this network was built for whole networks: give static")
-            return self.head(torch.cat([x, static], dim=-1)).squeeze(-1)
+            answers = self.head(torch.cat([x, static], dim=-1))
+            return answers.squeeze(-1) if self.config.outputs == 1 else answers
         return torch.sigmoid(self.head(x)).squeeze(-1)
 
 
@@ -244,4 +247,4 @@ def _head(config: NarFormerConfig) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, size in enumerate(sizes[1:]):
         layers += [nn.Linear(sizes[i], size), nn.ReLU(), Dropout(config.dropout)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], config.outputs))

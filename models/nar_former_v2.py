@@ -63,6 +63,7 @@ class NarFormerV2Config:
         groups: Groups of the feed-forward's linear maps.
         dropout: Drop probability, everywhere.
         layer_scale: Start of gamma, the feed-forward's gain.
+        platforms: Devices that share everything but the last layer.
     """
 
     token_channels: int = 152
@@ -73,12 +74,16 @@ class NarFormerV2Config:
     groups: int = 8
     dropout: float = 0.05
     layer_scale: float = 1e-4
+    platforms: int = 1
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
             raise ValueError(f"channels {self.channels} not divisible by groups {self.groups}")
-        if self.blocks < 1 or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"blocks {self.blocks} must be >= 1, dropout {self.dropout} in [0, 1)")
+        if min(self.blocks, self.platforms) < 1 or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(
+                f"blocks {self.blocks} and platforms {self.platforms} must be >= 1, "
+                f"dropout {self.dropout} in [0, 1)"
+            )
 
 
 class EdgeAttention(nn.Module):
@@ -176,7 +181,11 @@ class NarFormerV2(WholeGraphNetwork):
         )
         self.static = nn.Linear(config.static_channels, width)
         self.head = nn.ModuleList(
-            [nn.Linear(2 * width, width), nn.Linear(width, width), nn.Linear(width, 1)]
+            [
+                nn.Linear(2 * width, width),
+                nn.Linear(width, width),
+                nn.Linear(width, config.platforms),
+            ]
         )
         self.dropout = Dropout(config.dropout)
         for linear in (self.static, *self.head):
@@ -200,7 +209,7 @@ class NarFormerV2(WholeGraphNetwork):
             static: [B, static_channels].
 
         Returns:
-            Latency in milliseconds, [B].
+            Latency in milliseconds, [B], or [B, platforms] with several.
         """
         return self._answer(self.pooled(tokens, adjacency, mask), static)
 
@@ -217,4 +226,5 @@ class NarFormerV2(WholeGraphNetwork):
         x = self.with_static(pooled, static)  # [B, 2 D]
         x = self.dropout(torch.relu(self.head[0](x)))
         x = self.dropout(torch.relu(self.head[1](x)))
-        return F.softplus(self.head[2](x)).squeeze(-1)  # [B]
+        answers = F.softplus(self.head[2](x))  # [B, platforms]
+        return answers.squeeze(-1) if self.config.platforms == 1 else answers

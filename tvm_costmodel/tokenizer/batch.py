@@ -16,7 +16,8 @@ class PaddedBatch:
 
     Attributes:
         features: float32 [B, N, channels], padding all 0.
-        adjacency: float32 [B, N, N], 1 between neighbours, symmetric, no self loops.
+        adjacency: float32 [B, N, N], 1 between neighbours, no self loops; symmetric, or directed
+            (row = producer, column = consumer).
         mask: bool [B, N], true on operators.
         static: float32 [B, static_channels].
     """
@@ -27,12 +28,15 @@ class PaddedBatch:
     static: np.ndarray
 
 
-def collate(graphs: Sequence[TokenArrays], length: int | None = None) -> PaddedBatch:
+def collate(
+    graphs: Sequence[TokenArrays], length: int | None = None, directed: bool = False
+) -> PaddedBatch:
     """Pads graphs into one batch.
 
     Args:
         graphs: At least one graph, all of one tokenizer configuration.
         length: Operators ``N`` to pad to; the largest graph's when not given.
+        directed: Whether the adjacency keeps the direction of the edges.
     """
     size = max(length or 0, max(len(graph) for graph in graphs))
     count = len(graphs)
@@ -43,8 +47,24 @@ def collate(graphs: Sequence[TokenArrays], length: int | None = None) -> PaddedB
         features[row, : len(graph)] = graph.features
         mask[row, : len(graph)] = True
         adjacency[row, graph.edges[:, 0], graph.edges[:, 1]] = 1.0
-        adjacency[row, graph.edges[:, 1], graph.edges[:, 0]] = 1.0
+        if not directed:
+            adjacency[row, graph.edges[:, 1], graph.edges[:, 0]] = 1.0
     return PaddedBatch(features, adjacency, mask, np.stack([graph.static for graph in graphs]))
+
+
+def distinct_tokens(graphs: Sequence[TokenArrays]) -> tuple[np.ndarray, np.ndarray]:
+    """Every different token of many graphs once, wherever it stands.
+
+    Args:
+        graphs: At least one graph, all of one tokenizer configuration.
+
+    Returns:
+        float32 [U, channels], and for every operator of all graphs in turn its row, int64 [R].
+    """
+    op_id = np.concatenate([graph.op_id for graph in graphs])
+    values = np.concatenate([graph.values for graph in graphs])
+    first, label = _classes(_hash_rows(op_id, values, np.zeros(len(op_id), np.int64)))
+    return encode_tokens(op_id[first], values[first], graphs[0].config), label
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,9 +67,23 @@ class NnlpTokenizer(Tokenizer):
     def encode(self, graph: OpGraph) -> TokenArrays:
         """Encodes one graph; errors as `Tokenizer.encode`."""
         tokens = super().encode(graph)
-        centre, scale = _constants(self.config.attributes, self.config.dims)
-        values = (tokens.values - centre[tokens.op_id]) / scale[tokens.op_id]
-        return replace(tokens, values=values)
+        sizes = (self.config.attributes, self.config.dims)
+        return replace(tokens, values=normalised(tokens.op_id, tokens.values, *sizes))
+
+
+def normalised(
+    op_id: np.ndarray, values: np.ndarray, attributes: int = 8, dims: int = 4
+) -> np.ndarray:
+    """``(x - centre) / scale`` of every number of operators' tokens.
+
+    Args:
+        op_id: Slot of each operator, [R].
+        values: Its attributes and dimensions, [R, attributes + dims].
+        attributes: Attribute places.
+        dims: Output dimensions.
+    """
+    centre, scale = _constants(attributes, dims)
+    return (values - centre[op_id]) / scale[op_id]
 
 
 @cache

@@ -20,9 +20,9 @@ import torch
 from tqdm import tqdm
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.models.layers import seed_dropout
+from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
 from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
-from tvm_costmodel.tokenizer import TokenArrays, merge
+from tvm_costmodel.tokenizer import TokenArrays, collate, merge
 from tvm_costmodel.training.losses import LOSSES
 from tvm_costmodel.training.metrics import mape
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
@@ -107,16 +107,24 @@ class EncodedSet:
 
 
 def forward(
-    network: NarFormerV2, tokens: Sequence[TokenArrays], share: bool = True
+    network: NarFormerV2 | PaddedNetwork, tokens: Sequence[TokenArrays], share: bool = True
 ) -> torch.Tensor:
-    """The network's answers for one batch, [B], with gradients where they are on."""
+    """The network's answers for one batch, [B], with gradients where they are on.
+
+    A `PaddedNetwork` gets a padded batch, all others one in which equal operators are one row.
+    """
     device = next(network.parameters()).device
-    multiple = _ROWS if len(tokens) > 1 else _ROWS // 8
-    batch = merge(tokens, len(network.blocks), share, multiple)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
+    if isinstance(network, PaddedNetwork):
+        padded = collate(tokens, directed=True)
+        arrays = (padded.features, padded.adjacency, padded.mask, padded.static)
+        answers: torch.Tensor = network(*map(tensor, arrays))
+        return answers
+    multiple = _ROWS if len(tokens) > 1 else _ROWS // 8
+    batch = merge(tokens, len(network.blocks), share, multiple)
     hops = [
         Hop(*map(tensor, (hop.own, hop.source, hop.target, hop.offsets, hop.degree)))
         for hop in batch.hops
