@@ -18,7 +18,6 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,22 @@ import onnx
 import onnxruntime
 import tvm
 from tabulate import tabulate
-from tvm import relax
 
 import results_file
+from engines import (
+    clocked,
+    compiled_run,
+    default_run,
+    in_turns,
+    kernel_times,
+    random_inputs,
+    session,
+)
+from tuned_networks import ONNX_NETWORKS as NETWORKS
 from tvm_costmodel.compilers.relax import PIPELINE_VERSION, RULE_VERSION, build, cpu_target
 from tvm_costmodel.compilers.verify import compare_outputs, run
 from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
 
-NETWORKS = (
-    "bvlc_alexnet densenet121 inception_v1 inception_v2 resnet50 shufflenet squeezenet vgg19 "
-    "zfnet512"
-).split()
 COLUMNS = (
     "network, kernels, build s, ours ms, TVM default ms, ONNX Runtime ms, default / ours, "
     "ours / ONNX Runtime, max rel diff"
@@ -81,29 +85,6 @@ class Row:
         ]
 
 
-def cpu_ms(step: Callable[[], object]) -> float:
-    start = time.process_time()
-    step()
-    return 1e3 * (time.process_time() - start)
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def default_ms(mod: tvm.IRModule, target: tvm.target.Target, inputs: list[np.ndarray]) -> float:
-    machine = relax.VirtualMachine(tvm.compile(mod, target), tvm.cpu())
-    tensors = [tvm.runtime.tensor(value) for value in inputs]
-    first = cpu_ms(lambda: machine["main"](*tensors))
-    return min(first, cpu_ms(lambda: machine["main"](*tensors)))
-
-
 def measure(network: str, rounds: int, with_default: bool) -> Row:
     path = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{network}.onnx"
     model = load_onnx(path, weights="random")
@@ -112,43 +93,25 @@ def measure(network: str, rounds: int, with_default: bool) -> Row:
     start = time.process_time()
     built = build(mod, target)
     build_s = time.process_time() - start
-    rng = np.random.default_rng(0)
-    inputs = [
-        rng.standard_normal([int(d) for d in p.ty.shape]).astype(np.float32)
-        for p in mod["main"].params
-    ]
+    inputs = random_inputs(mod)
     reference = session(model)
     feed = {value.name: array for value, array in zip(reference.get_inputs(), inputs, strict=True)}
     expected = reference.run(None, feed)
     difference = compare_outputs(run(built.executable, inputs), expected).max_rel_err
-    machine = relax.VirtualMachine(built.executable, tvm.cpu())
-    tensors = [tvm.runtime.tensor(value) for value in inputs]
-    ours = theirs = float("inf")
-    for _ in range(rounds):
-        # The first run of each turn brings the network's own weights back into the caches.
-        machine["main"](*tensors)
-        ours = min(ours, *(cpu_ms(lambda: machine["main"](*tensors)) for _ in range(3)))
-        reference.run(None, feed)
-        theirs = min(theirs, *(cpu_ms(lambda: reference.run(None, feed)) for _ in range(3)))
+    runs = {
+        "ours": compiled_run(built.executable, inputs),
+        "onnxruntime": lambda: reference.run(None, feed),
+    }
+    best = in_turns(runs, rounds, time.process_time)
     kernels = kernel_times(built)
     default = default_ms(mod, target, inputs) if with_default else float("nan")
+    ours, theirs = 1e3 * best["ours"], 1e3 * best["onnxruntime"]
     return Row(network, build_s, ours, default, theirs, difference, kernels)
 
 
-def kernel_times(built: object) -> tuple[tuple[str, str, int, float], ...]:
-    """Name, template, calls and milliseconds per run of the network, the slowest first."""
-    found = []
-    for kernel in built.kernels:
-        values = [np.random.default_rng(0).random(s) for s, _ in kernel.parameters]
-        arguments = [
-            tvm.runtime.tensor(np.asarray(value, dtype=dtype))
-            for value, (_, dtype) in zip(values, kernel.parameters, strict=True)
-        ]
-        function = built.kernel_library[kernel.name]
-        function(*arguments)
-        best = min(cpu_ms(lambda f=function, a=arguments: f(*a)) for _ in range(5))
-        found.append((kernel.name, kernel.template, kernel.calls, best * kernel.calls))
-    return tuple(sorted(found, key=lambda row: -row[3]))
+def default_ms(mod: tvm.IRModule, target: tvm.target.Target, inputs: list[np.ndarray]) -> float:
+    step = default_run(mod, target, inputs)
+    return 1e3 * min(clocked(step, time.process_time) for _ in range(2))
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -26,6 +26,7 @@ def write(
     stem: str = "",
     subject: str = "",
     also: str = "",
+    folder: Path | None = None,
 ) -> Path:
     """Writes a benchmark's table as Markdown.
 
@@ -37,15 +38,17 @@ def write(
         stem: First part of the file's name; the running script's name by default.
         subject: Second part; the processor's name by default.
         also: Software and settings that ``facts`` does not hold.
+        folder: Where the file goes; ``results/`` by default.
 
     Returns:
         The file, which is also told on standard output.
     """
     facts = machine_facts() if facts is None else facts
     subject = subject or machine_name(facts)
-    path = RESULTS / f"{stem or Path(sys.argv[0]).stem}.{subject}.md"
+    folder = folder or RESULTS
+    path = folder / f"{stem or Path(sys.argv[0]).stem}.{subject}.md"
     environment = ", ".join(filter(None, (describe(facts), also)))
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     path.write_text(
         f"# {title}\n\n{protocol}\n{environment}.\nMade by `{command_line()}`.\n\n{body}\n"
     )

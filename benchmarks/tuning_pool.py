@@ -1,0 +1,398 @@
+"""Measured candidates of each network, and tunings that are replayed from them.
+
+Every strategy is the tuner itself with another scorer: it runs unchanged on a profiler that answers
+from the pool, and stops where the pool lacks what it wants to measure. What all strategies want is
+then measured once, in turns with the default, and the replays go on from there.
+
+Not a benchmark itself; `graph_tuning` uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_costmodel.compilers.pipeline import PipelineConfig
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.devices import Device
+from tvm_costmodel.profiling.measurement import (
+    Measurement,
+    MeasurementConfig,
+    measurement_key,
+)
+from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.trials import Trial, TrialResult
+from tvm_costmodel.training.checkpoint import read_card
+from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
+from tvm_costmodel.tuning.predictors import RANDOM, load_scorer
+from tvm_costmodel.tuning.report import Ratio, ratio_of
+from tvm_costmodel.tuning.scoring import Scorer, Scores
+from tvm_costmodel.tuning.search import Scored, SearchResult
+from tvm_costmodel.tuning.settings import TuneSettings
+from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.tuner import Tuning
+
+_GRAPHS = 512  # candidates that a search of whole graphs scores
+_WAVE = 12  # candidates bred from the pool's fastest at a time
+_PARENTS = 4
+Rows = dict[str, dict[Candidate, Measurement]]
+# How many of a search's candidates the tuner's choice looks at: fastest, and least sure of others.
+_FASTEST, _UNSURE = 256, 64
+
+
+def _reads_graphs(predictor: str) -> bool:
+    """Whether a checkpoint's predictor has no faster way than reading annotated graphs."""
+    folder = Path(predictor)
+    return folder.is_dir() and read_card(folder).get("predictor") != "kernel_former"
+
+
+@functools.cache
+def fingerprint(predictor: str, device: str) -> str:
+    """12 hexadecimal digits over a checkpoint's files; empty for what is none."""
+    from tvm_costmodel.models import ZOO
+
+    places = (Path(predictor), ZOO / predictor, ZOO / device / predictor)
+    folder = next((p for p in places if p.is_dir()), None)
+    if folder is None:
+        return ""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way of choosing what to measure.
+
+    Attributes:
+        name: In tables.
+        predictors: What scores candidates, see `load_scorer`, one for each seed or one for all.
+    """
+
+    name: str
+    predictors: tuple[str, ...]
+
+    @classmethod
+    def read(cls, text: str) -> Strategy:
+        """Reads ``NAME`` or ``NAME=PREDICTOR[,PREDICTOR...]``."""
+        name, _, listed = text.partition("=")
+        return cls(name, tuple(listed.split(",")) if listed else (name,))
+
+    def predictor(self, seed: int) -> str:
+        """The predictor of a seed."""
+        return self.predictors[seed % len(self.predictors)]
+
+    def settings(self, measure: int, seed: int) -> TuneSettings:
+        """The tuner's own settings, but for what a search scores.
+
+        Chance draws its candidates instead of breeding them. Predictors that read the whole graph
+        of each candidate score some 50 to 150 a second, and get about as long as the kernel former
+        takes for its thousands.
+        """
+        if self.predictors == (RANDOM,):
+            return TuneSettings(measure, strategy="random", candidates=_GRAPHS, seed=seed)
+        if _reads_graphs(self.predictor(seed)):
+            return TuneSettings(measure, candidates=_GRAPHS, seed=seed)
+        return TuneSettings(measure, seed=seed)
+
+
+class NotMeasuredYet(Exception):
+    """A replayed tuning wants what the pool lacks.
+
+    Attributes:
+        candidates: What it wants.
+        confirming: Whether it wants them confirmed.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], confirming: bool) -> None:
+        super().__init__(f"{len(candidates)} candidates")
+        self.candidates, self.confirming = tuple(candidates), confirming
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Measured candidates of all networks on one device.
+
+    Attributes:
+        first: Rows of the usual number of rounds.
+        confirmed: Rows of twice as many, of those that matter.
+        device: What was measured.
+    """
+
+    first: Store
+    confirmed: Store
+    device: Device
+    _held: dict[bool, tuple[int, Rows]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, device: Device) -> Pool:
+        """Opens or makes the two stores of a folder."""
+        return cls(Store(folder / "pool.db"), Store(folder / "confirmed.db"), device)
+
+    def store(self, confirmed: bool) -> Store:
+        """One of the two."""
+        return self.confirmed if confirmed else self.first
+
+    def rows(self, confirmed: bool) -> Rows:
+        """Every row by network and candidate, read again when there are more."""
+        store = self.store(confirmed)
+        count = store.count(status=None)
+        if confirmed not in self._held or self._held[confirmed][0] != count:
+            found: Rows = {}
+            for row in store.measurements(self.device.name, status=None, variants=True):
+                candidate = Candidate.from_dict(row.pipeline["decisions"])
+                found.setdefault(row.graph_hash, {})[candidate] = row
+            self._held[confirmed] = (count, found)
+        return self._held[confirmed][1]
+
+
+@dataclass
+class Replayed:
+    """What a strategy came to.
+
+    Attributes:
+        strategy: Its name.
+        seed: Its seed.
+        measured: What it measured, in order.
+        winner: What it returned; the empty candidate where it was the default.
+        search: What it had predicted.
+    """
+
+    strategy: str
+    seed: int
+    measured: tuple[Candidate, ...]
+    winner: Candidate
+    search: SearchResult = field(repr=False)
+
+
+class NetworkPool:
+    """The pool's view of one network.
+
+    Args:
+        graph: The network before any pass.
+        pool: Where its rows are.
+        searches: Folder in which searches are kept.
+        measure: Candidates that a strategy may measure.
+    """
+
+    def __init__(self, name: str, graph: OpGraph, pool: Pool, searches: Path, measure: int) -> None:
+        self.name, self.graph, self.pool = name, graph, pool
+        self.space = DecisionSpace.for_graph(graph)
+        self._searches, self._measure = searches, measure
+
+    def trial(self, candidate: Candidate) -> Trial:
+        """A candidate as the profiler takes it."""
+        return Trial(self.space.config_fields(candidate), candidate.to_dict())
+
+    def row(self, candidate: Candidate, confirmed: bool = False) -> Measurement | None:
+        """The row of a candidate; None where it was not measured."""
+        return self.row_of(self.space.config_fields(candidate), confirmed)
+
+    def row_of(self, pipeline: Mapping[str, Any], confirmed: bool = False) -> Measurement | None:
+        """The same, by the fields of ``PipelineConfig``."""
+        key = PipelineConfig.from_dict(dict(pipeline)).key
+        place = measurement_key(self.graph.hash, self.pool.device.name, key)
+        return self.pool.store(confirmed).get(place)
+
+    def rows(self, confirmed: bool = False) -> dict[Candidate, Measurement]:
+        """Every row of this network, failed ones too, the undecided one left out."""
+        return self.pool.rows(confirmed).get(self.graph.hash, {})
+
+    def ratio(self, candidate: Candidate) -> Ratio | None:
+        """Latency over the default's, from the confirmation where there is one.
+
+        Returns:
+            None where the candidate failed or was not measured.
+        """
+        if not self.space.config_fields(candidate):
+            return Ratio(0.0, 0.0)
+        for confirmed in (True, False):
+            row = self.row(candidate, confirmed)
+            if row is not None and row.status == "ok" and row.timing is not None:
+                return ratio_of(row.timing)
+        return None
+
+    def fastest(self, count: int) -> list[Candidate]:
+        """The pool's fastest, confirmed ratios before others."""
+        ratios = {candidate: self.ratio(candidate) for candidate in self.rows()}
+        good = {c: r.log for c, r in ratios.items() if r is not None}
+        return sorted(good, key=lambda c: good[c])[:count]
+
+    def replay(self, strategy: Strategy, seed: int) -> Replayed:
+        """Lets a strategy tune this network on what was measured.
+
+        Raises:
+            NotMeasuredYet: It wants what was not.
+        """
+        predictor = strategy.predictor(seed)
+        scorer = LazyScorer(lambda: load_scorer(predictor, self.space, self.pool.device, seed)[0])
+        profiler: Any = PoolProfiler(self)
+        settings = strategy.settings(self._measure, seed)
+        tuning = ReplayedTuning(self.space, scorer, profiler, settings)
+        tuning.kept = self._searches / f"{self.name}.{strategy.name}.{seed}.json"
+        marks = fingerprint(predictor, self.pool.device.name)
+        tuning.key = f"{predictor} {marks} {settings} {self.graph.hash}"
+        tuning.run()
+        winner = tuning.winner.candidate if tuning.winner else self.space.default
+        measured = tuple(tuning.measured)
+        return Replayed(strategy.name, seed, measured, winner, tuning.searches[-1])
+
+    def missing(
+        self, candidates: Iterable[Candidate], confirmed: bool = False
+    ) -> Iterator[Candidate]:
+        """Those that were not measured, each pipeline once and the undecided one left out."""
+        seen = {PipelineConfig().key}
+        for candidate in candidates:
+            key = PipelineConfig.from_dict(self.space.config_fields(candidate)).key
+            if key not in seen and self.row(candidate, confirmed) is None:
+                yield candidate
+            seen.add(key)
+
+    def bred(self, seed: int) -> list[Candidate]:
+        """Neighbours of the pool's fastest that were not measured."""
+        rng = np.random.default_rng([seed, len(self.rows())])
+        parents = self.fastest(_PARENTS) or [self.space.default]
+        drawn: list[Candidate] = []
+        for _ in range(20 * _WAVE):
+            one, other = (parents[int(i)] for i in rng.integers(len(parents), size=2))
+            if one != other and rng.random() < 0.4:
+                drawn.append(self.space.cross(one, other, rng))
+            else:
+                drawn.append(self.space.mutate(one, rng, int(rng.integers(1, 3))))
+        return list(itertools.islice(self.missing(drawn), _WAVE))
+
+
+class PoolProfiler:
+    """What a replayed tuning takes for a profiler."""
+
+    def __init__(self, network: NetworkPool) -> None:
+        self._network = network
+        self.measurement = MeasurementConfig()
+        self.seconds: dict[str, float] = {}
+
+    def measure(
+        self,
+        trials: Sequence[Trial],
+        tolerance: float = math.inf,
+        rounds: int | None = None,
+        reuse: bool = True,
+    ) -> list[TrialResult]:
+        """Rows from the pool; those that are not to be reused are confirmations.
+
+        Raises:
+            NotMeasuredYet: Some are not there.
+        """
+        found = [self._network.row_of(trial.pipeline, not reuse) for trial in trials]
+        gone = [t for t, row in zip(trials, found, strict=True) if row is None]
+        if gone:
+            raise NotMeasuredYet([Candidate.from_dict(t.decisions) for t in gone], not reuse)
+        return [
+            TrialResult(trial, row, True)
+            for trial, row in zip(trials, found, strict=True)
+            if row is not None
+        ]
+
+
+class LazyScorer:
+    """A scorer that is made when it is first asked: a replay often needs none.
+
+    Args:
+        make: Makes the scorer.
+    """
+
+    def __init__(self, make: Callable[[], Scorer]) -> None:
+        self._make = make
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, in the order of the candidates."""
+        return self._scorer.score(candidates)
+
+    def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
+        """Corrects later predictions."""
+        self._scorer.learn(candidates, ratios)
+
+    def best_values(
+        self, candidate: Candidate, decisions: Sequence[str] | None = None
+    ) -> Candidate | None:
+        """The scorer's own optimum under a candidate's network decisions."""
+        given = () if decisions is None else (decisions,)
+        return self._scorer.best_values(candidate, *given)
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return self._make()
+
+
+class ReplayedTuning(Tuning):
+    """The tuner, with its first search kept in a file: nothing that is measured changes that."""
+
+    kept: Path
+    key: str
+
+    def _search(self, number: int) -> None:
+        if number:
+            return super()._search(number)
+        held = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+        if held.get("key") == self.key:
+            self.searches.append(_search_from(held))
+            return None
+        super()._search(number)
+        found = _what_counts(self.searches[-1], self.space.default)
+        write_atomically(self.kept, json.dumps({"key": self.key, **_search_to(found)}))
+        self.searches[-1] = found
+        return None
+
+
+def _what_counts(found: SearchResult, default: Candidate) -> SearchResult:
+    """A search without the candidates that the tuner's choice never looks at."""
+    others = [s for s in found.ranked if s.candidate != default]
+    unsure = sorted(others[_FASTEST:], key=lambda s: -s.spread)[:_UNSURE]
+    kept = {s.candidate for s in (*others[:_FASTEST], *unsure)} | {default}
+    return replace(found, ranked=tuple(s for s in found.ranked if s.candidate in kept))
+
+
+def _search_to(found: SearchResult) -> dict[str, Any]:
+    ranked = [[s.candidate.to_dict(), s.latency_s, s.spread] for s in found.ranked]
+    told = {"strategy": found.strategy, "scored": found.scored, "seconds": found.seconds}
+    return {**told, "ranked": ranked}
+
+
+def _search_from(held: Mapping[str, Any]) -> SearchResult:
+    ranked = tuple(Scored(Candidate.from_dict(c), *numbers) for c, *numbers in held["ranked"])
+    return SearchResult(ranked, held["strategy"], held["scored"], held["seconds"])
+
+
+def everywhere(space: DecisionSpace, values: Mapping[str, Value]) -> Candidate:
+    """The candidate that decides the same for all, wherever each value is allowed.
+
+    Args:
+        space: The network's.
+        values: Value by name of the decision.
+    """
+    network = {n: v for n, v in values.items() if _takes(space, NETWORK, n, v)}
+    candidate = Candidate.of({(NETWORK, name): value for name, value in network.items()})
+    for choice in space.choices:
+        value = values.get(choice.decision.name)
+        if choice.operator == NETWORK or value is None or value not in choice.values:
+            continue
+        if value == choice.decision.default:
+            continue
+        more = candidate.replaced([(*choice.place, value)])
+        candidate = more if space.is_valid(more) else candidate
+    return candidate
+
+
+def _takes(space: DecisionSpace, place: int, name: str, value: Value) -> bool:
+    choice = space.by_place.get((place, name))
+    return choice is not None and value in choice.values and value != choice.decision.default
