@@ -186,7 +186,7 @@ def _select(store: Store, device: str | None, pipeline_key: str | None) -> _Sele
     else:
         fitting = [
             s
-            for s in store.summary()
+            for s in store.summary(variants=True)
             if s.ok and s.device == device and s.pipeline_key == pipeline_key
         ]
         if not fitting:

@@ -43,6 +43,9 @@ CREATE INDEX measurements_by_device ON measurements (device, pipeline_key, statu
 CREATE INDEX measurements_by_source ON measurements (source_key);
 """
 
+# Made when it is first needed: stores of this schema are whole without it.
+TUNED = "CREATE TABLE IF NOT EXISTS tuned (key TEXT PRIMARY KEY, record TEXT NOT NULL)"
+
 
 @contextmanager
 def store_errors(path: Path | str) -> Iterator[None]:

@@ -31,7 +31,12 @@ from tvm_costmodel.profiling.rows import (
     source_statement,
     timing_from_dict,
 )
-from tvm_costmodel.profiling.schema import connect, store_errors
+from tvm_costmodel.profiling.schema import TUNED, connect, store_errors
+
+# Pipelines that decide for one network, see `tvm_costmodel.profiling.trials`.
+_VARIANTS = """
+    SELECT key FROM pipelines WHERE coalesce(json_extract(config, '$.decisions'), '{}') != '{}'
+"""
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,17 @@ class Store:
     def find(
         self, graph_hash: str, device: str, pipeline_key: str | None = None
     ) -> Measurement | None:
-        """The newest good label of a graph on a device, of any pipeline when none is named."""
+        """The newest good label of a graph on a device.
+
+        Of any pipeline when none is named, but of no variant: those are of decisions that a
+        plain build does not take.
+        """
         sql = "SELECT * FROM measurements WHERE graph_hash = ? AND device = ? AND status = 'ok'"
         values: tuple[Any, ...] = (graph_hash, device)
         if pipeline_key is not None:
             sql, values = f"{sql} AND pipeline_key = ?", (*values, pipeline_key)
+        else:
+            sql += f" AND pipeline_key NOT IN ({_VARIANTS})"
         rows = self._rows(f"{sql} ORDER BY created_at DESC, id DESC LIMIT 1", values)
         return self._measurement(rows[0]) if rows else None
 
@@ -145,12 +156,23 @@ class Store:
         device: str | None = None,
         status: str | None = "ok",
         pipeline_key: str | None = None,
+        variants: bool | None = None,
     ) -> Iterator[Measurement]:
-        """Rows in the order they were made; ``None`` takes any device, status or pipeline."""
+        """Rows in the order they were made.
+
+        Args:
+            device: Of this device; of any when not given.
+            status: Of this status; of any where None.
+            pipeline_key: Of this pipeline; of any when not given.
+            variants: Only networks under decisions (True), only plain builds (False), or both.
+        """
         wanted = {"device": device, "status": status, "pipeline_key": pipeline_key}
-        terms = [name for name, value in wanted.items() if value is not None]
-        where = " AND ".join(f"{name} = ?" for name in terms) or "1"
-        values = tuple(wanted[name] for name in terms)
+        names = [name for name, value in wanted.items() if value is not None]
+        values = tuple(wanted[name] for name in names)
+        terms = [f"{name} = ?" for name in names]
+        if variants is not None:
+            terms.append(f"pipeline_key {'' if variants else 'NOT '}IN ({_VARIANTS})")
+        where = " AND ".join(terms) or "1"
         for row in self._rows(f"SELECT * FROM measurements WHERE {where} ORDER BY id", values):
             yield self._measurement(row)
 
@@ -162,14 +184,32 @@ class Store:
         )
         return int(self._rows(sql, (device, status))[0]["n"])
 
-    def summary(self) -> list[LabelSetSummary]:
-        """Counts by device, pipeline and protocol, most rows first."""
+    def summary(self, variants: bool = False) -> list[LabelSetSummary]:
+        """Counts by device, pipeline and protocol, most rows first.
+
+        Args:
+            variants: Also count the pipelines of networks under decisions.
+        """
+        where = "" if variants else f" WHERE pipeline_key NOT IN ({_VARIANTS})"
         sql = (
             "SELECT device, pipeline_key, protocol, sum(status = 'ok') AS ok,"
-            " sum(status != 'ok') AS failed FROM measurements"
+            f" sum(status != 'ok') AS failed FROM measurements{where}"
             " GROUP BY device, pipeline_key, protocol ORDER BY count(*) DESC"
         )
         return [LabelSetSummary(**dict(row)) for row in self._rows(sql, ())]
+
+    def tuned(self, key: str) -> dict[str, Any] | None:
+        """What tuning decided under a key; None where it has not."""
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tuned'"
+        if not self._rows(sql, ()):
+            return None
+        rows = self._rows("SELECT record FROM tuned WHERE key = ?", (key,))
+        return dict(json.loads(rows[0]["record"])) if rows else None
+
+    def put_tuned(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keeps what tuning decided, in place of an earlier decision of the same key."""
+        values = (key, dumps(record))
+        self._write([(TUNED, ()), ("INSERT OR REPLACE INTO tuned VALUES (?, ?)", values)])
 
     def known_kernels(self, device: str, pipeline_key: str, hashes: Iterable[str]) -> set[str]:
         """Those of ``hashes`` that are timed already under this device and pipeline."""
@@ -251,9 +291,16 @@ class Store:
     def _older_rows(
         self, device: str, pipeline_key: str, pipeline: Mapping[str, Any]
     ) -> list[sqlite3.Row]:
-        """Rows of the same settings under another version of the pipeline or protocol."""
+        """Rows of the same settings under another version of the pipeline or protocol.
+
+        A variant's settings are the plain ones and more, so that it would pass for an older row.
+        """
         settings = self.pipelines()
-        older = [key for key, held in settings.items() if same_settings(held, pipeline)]
+        older = [
+            key
+            for key, held in settings.items()
+            if not held.get("decisions") and same_settings(held, pipeline)
+        ]
         marks = ", ".join("?" * len(older))
         sql = f"""
             SELECT m.id, m.graph_hash, m.source_key, s.source FROM measurements m
@@ -264,7 +311,7 @@ class Store:
         return self._rows(sql, (device, *older, pipeline_key, PROTOCOL_VERSION))
 
     def require_one_pipeline(self, device: str) -> tuple[str, int]:
-        """The only (pipeline key, protocol) that has good labels on the device.
+        """The only (pipeline key, protocol) that has good labels of plain builds on the device.
 
         Raises:
             StoreError: There are none, or several, which must not be mixed.

@@ -65,6 +65,21 @@ RULES: dict[str, Rule] = {
         lazily=("tvm",),
         rooms=("graph", "ops", "frontends", "compilers", "profiling"),
     ),
+    "tvm_costmodel.tuning": Rule(
+        lazily=HEAVY,
+        rooms=(
+            "graph",
+            "graph_json",
+            "ops",
+            "frontends",
+            "tokenizer",
+            "compilers",
+            "profiling",
+            "predictor",
+            "training",
+            "tuning",
+        ),
+    ),
     "tvm_costmodel.cli": Rule(lazily=HEAVY[:6]),
     "tvm_costmodel": Rule(lazily=HEAVY[:6]),
 }
@@ -155,6 +170,10 @@ def test_the_import_table_holds() -> None:
         ("tvm_costmodel.profiling.worker", "torch", True, True),
         ("tvm_costmodel.compilers.relax", "tvm", False, False),
         ("tvm_costmodel.predictor", "torch", True, False),
+        ("tvm_costmodel.tuning.search", "torch", False, True),
+        ("tvm_costmodel.tuning.search", "torch", True, False),
+        ("tvm_costmodel.tuning.search", "tvm_costmodel.cli", True, True),
+        ("tvm_costmodel.tuning.tune", "tvm_costmodel.profiling.trials", False, False),
     ],
 )
 def test_the_rules_catch_what_they_should(module, imported, lazy, wrong) -> None:

@@ -23,6 +23,7 @@ _HOMES = {
     "TensorType": "graph",
     "from_json": "frontends",
     "from_relax": "frontends.relax",
+    "from_relay": "frontends.relay",
     "from_onnx": "frontends.onnx",
     "from_torch": "frontends.torch",
     "load_model": "frontends",
@@ -30,6 +31,9 @@ _HOMES = {
     "Estimate": "predictor",
     "Predictor": "predictor",
     "load_predictor": "predictor",
+    "TuneResult": "tuning.result",
+    "relax_pipeline": "tuning.compile_pass",
+    "tune": "tuning.tune",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

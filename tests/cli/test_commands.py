@@ -28,7 +28,13 @@ REGISTERED = [
     "xgboost",
     "flops",
     "nnlp",
+    "nn_former",
+    "nar_former",
     "roofline_former",
+    "nar_former_v2_decided",
+    "xgboost_decided",
+    "flops_decided",
+    "kernel_former",
 ]
 SQUEEZENET = str(onnx_network_path("squeezenet"))
 
@@ -128,7 +134,17 @@ def test_devices_and_models_list_what_there_is(capsys: pytest.CaptureFixture[str
     models = run_json(capsys, "models")
     assert models["predictors"] == REGISTERED
     shipped = {c["name"] for c in models["checkpoints"]}
-    assert {f"cpu-x86-avx512/{name}" for name in ("nar_former_v2", "xgboost", "flops")} <= shipped
+    assert {f"cpu-x86-avx512/{name}" for name in ("kernel_former", "xgboost", "flops")} <= shipped
+
+
+def test_a_predictor_of_decisions_does_not_answer_for_networks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = refused(
+        capsys, "predict", SQUEEZENET, "--checkpoint", "cpu-x86-avx512/kernel_former",
+        "--device", "cpu-x86-avx512",
+    )  # fmt: skip
+    assert "for `tvm-costmodel tune`" in message
 
 
 def test_doctor_finds_the_pinned_tvm_ffi(capsys: pytest.CaptureFixture[str]) -> None:

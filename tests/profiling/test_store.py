@@ -11,6 +11,8 @@ import pytest
 
 from tests.profiling.labels import DEVICE, PIPELINE, failure, measurement, timing
 from tvm_costmodel.errors import StoreError
+from tvm_costmodel.profiling.dataset import read_labels
+from tvm_costmodel.profiling.measurement import Measurement
 from tvm_costmodel.profiling.schema import APPLICATION_ID, SCHEMA_VERSION
 from tvm_costmodel.profiling.store import Store
 
@@ -176,3 +178,72 @@ def test_schema_identity_is_written(path: Path) -> None:
     raw = sqlite3.connect(path)
     assert raw.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
     assert raw.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+
+
+def variant(size: int = 4, key: str = "variant", **changes: object) -> Measurement:
+    """A row of a network under decisions: its settings are the plain ones and more."""
+    pipeline = {
+        "config": {"layout": "NHWC", "kernels": {"1": {"vectors_per_tile": 2}}},
+        "rule_version": 1,
+        "decisions": {"operators": {"1": {"vectors": 2}}},
+    }
+    late = {"created_at": "2026-01-01T00:00:00+00:00", "timing": timing(1e-6)}
+    return measurement(size, config_key=key, pipeline=pipeline, **late, **changes)
+
+
+def test_variants_are_no_labels_of_plain_networks(path: Path) -> None:
+    store = Store(path)
+    plain, other = measurement(4), variant(4)
+    for row in (plain, other, variant(5, "variant-2")):
+        store.put_measurement(row)
+    assert store.find(plain.graph_hash, DEVICE) == plain
+    assert store.find(plain.graph_hash, DEVICE, "variant") == other
+    assert store.find(variant(5).graph_hash, DEVICE) is None
+    assert store.require_one_pipeline(DEVICE) == (PIPELINE, 1)
+    assert [s.pipeline_key for s in store.summary()] == [PIPELINE]
+    assert len(store.summary(variants=True)) == 3
+    assert [row.config_key for row in store.measurements(variants=False)] == [PIPELINE]
+    assert [row.config_key for row in store.measurements(variants=True)] == ["variant", "variant-2"]
+    assert len(list(store.measurements())) == 3
+
+
+def test_variants_are_not_stale_and_not_superseded(path: Path) -> None:
+    store = Store(path)
+    store.put_measurement(variant(4))
+    now = {"config": {"layout": "NHWC"}, "rule_version": 2}
+    store.put_measurement(measurement(4, config_key="now", pipeline=now))
+    assert store.stale(DEVICE, "now", now) == []
+    assert store.delete_superseded(DEVICE, "now", now) == 0
+    assert store.count() == 2
+
+
+def test_a_label_set_leaves_variants_out_unless_one_is_named(path: Path) -> None:
+    with Store(path) as store:
+        store.put_measurement(measurement(4))
+        store.put_measurement(variant(4))
+    plain = read_labels(path)
+    assert (plain.pipeline_key, [r.measured_s for r in plain.records]) == (PIPELINE, [4e-3])
+    assert [r.measured_s for r in read_labels(path, DEVICE, "variant").records] == [1e-6]
+
+
+def test_what_tuning_decided_is_kept_beside_the_rows(path: Path) -> None:
+    with Store(path) as store:
+        store.put_measurement(measurement(4))
+        assert store.tuned("a") is None
+        store.put_tuned("a", {"candidate": {}, "speedup": 1.0})
+        store.put_tuned("a", {"candidate": {"network": {"layout": "NCHW"}}, "speedup": 1.5})
+    with Store(path, write=False) as store:
+        assert store.tuned("a") == {
+            "candidate": {"network": {"layout": "NCHW"}},
+            "speedup": 1.5,
+        }
+        assert store.tuned("b") is None and store.count() == 1
+
+
+def test_a_store_from_before_tuning_is_read_without_change(path: Path) -> None:
+    with Store(path) as store:
+        store.put_measurement(measurement(4))
+    before = path.read_bytes()
+    with Store(path, write=False) as store:
+        assert store.tuned("a") is None
+    assert path.read_bytes() == before

@@ -20,7 +20,17 @@ from typing import NoReturn
 from tvm_costmodel.cli.output import Output, write_result
 from tvm_costmodel.errors import CostModelError
 
-COMMANDS = ("export", "predict", "profile", "train", "compare", "devices", "models", "doctor")
+COMMANDS = (
+    "export",
+    "predict",
+    "profile",
+    "train",
+    "compare",
+    "tune",
+    "devices",
+    "models",
+    "doctor",
+)
 INTERRUPTED = 130
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tvm_costmodel.errors import ConfigError
 
+LABEL_PIPELINES: Mapping[str, Mapping[str, Any] | None] = {
+    "relax": None,
+    "relay": {"random_constants": True},
+}
+"""How a compiler builds what is measured alone: a Relay build spends most of its time on the values
+of weights, which latency does not depend on."""
 
-def add_model(parser: argparse.ArgumentParser, many: bool = False) -> None:
-    """Adds MODEL (or MODEL ...) and ``--shape``."""
+
+def add_model(parser: argparse.ArgumentParser, many: bool = False, compiled: bool = False) -> None:
+    """Adds MODEL (or MODEL ..., to be compiled) and ``--shape``; an OpGraph cannot be compiled."""
     formats = ".onnx, .pt2 (torch.export.save), a Relax module's JSON"
-    if many:  # to be compiled, which an OpGraph cannot be
+    if many:
         parser.add_argument("model", metavar="MODEL", nargs="*", help=formats)
     else:
-        parser.add_argument("model", metavar="MODEL", help=f"{formats}, or an OpGraph's JSON")
+        formats += "" if compiled else ", or an OpGraph's JSON"
+        parser.add_argument("model", metavar="MODEL", help=formats)
     parser.add_argument(
         "--shape",
         metavar="NAME=D,D,...",
@@ -31,6 +40,43 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="a name from `tvm-costmodel devices`, or a .toml file; cpu is this machine (default)",
     )
+
+
+def add_compiler(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--compiler``."""
+    parser.add_argument(
+        "--compiler",
+        choices=("relax", "relay"),
+        default="relax",
+        help="relay: read and compile with Relay, in an environment whose TVM has it",
+    )
+
+
+def require_compiler(name: str) -> None:
+    """Refuses a compiler that the installed TVM does not have.
+
+    Raises:
+        MissingDependencyError: The message names what is installed and where the other one is.
+    """
+    from tvm_costmodel.frontends.tvm_generation import require_relax, require_relay
+
+    if name == "relay":
+        require_relay()
+    else:
+        require_relax()
+
+
+def add_board(parser: argparse.ArgumentParser) -> None:
+    """Adds where labels are taken: cores and threads of this machine, or a board's tracker."""
+    parser.add_argument(
+        "--cores",
+        type=core_list,
+        metavar="C,C,...",
+        help="cores to measure on (default: the last ones)",
+    )
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of a network")
+    parser.add_argument("--tracker", metavar="HOST:PORT", help="TVM RPC tracker of the board")
+    parser.add_argument("--key", metavar="KEY", help="the board's key at the tracker")
 
 
 def positive_int(text: str) -> int:
@@ -82,12 +128,12 @@ def parse_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
+def add_labels(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds ``--store`` and ``--device`` of a set of labels."""
     parser.add_argument(
         "--store",
         metavar="DB",
-        required=True,
+        required=required,
         help="measurement store (.db), or labels exported from one (.jsonl.xz)",
     )
     parser.add_argument("--device", help="which device's labels, when the store has several")

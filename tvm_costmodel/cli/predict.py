@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_costmodel.cli.options import add_device, add_model, parse_shapes
+from tvm_costmodel.cli.options import (
+    LABEL_PIPELINES,
+    add_compiler,
+    add_device,
+    add_model,
+    parse_shapes,
+)
 from tvm_costmodel.cli.output import Output, milliseconds, named_rows, table
 from tvm_costmodel.errors import ConfigError, MeasurementError
 
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     from tvm_costmodel.profiling.devices import Device
     from tvm_costmodel.profiling.measurement import Measurement
 
+logger = logging.getLogger(__name__)
+
 HELP = "predict a model's latency"
 _SHOWN = 5  # operators that -v adds to the table
 
@@ -27,11 +36,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_model(parser)
     add_device(parser)
+    add_compiler(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
         help="predictor to use: a directory that `train` wrote, or a name from `tvm-costmodel "
         "models` (default: the shipped one of the device)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "onnxruntime"),
+        default="auto",
+        help="what runs a network: torch where it is installed (auto), or ONNX Runtime, for "
+        "checkpoints that `tvm-costmodel models export` wrote",
     )
     parser.add_argument(
         "--store", metavar="DB", help="answer from this store when it holds the graph"
@@ -49,12 +66,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Output:
     """Answers from the store, from a measurement, or from a predictor."""
-    from tvm_costmodel.frontends import load_model
+    from tvm_costmodel.frontends import load_model, load_relay_model
     from tvm_costmodel.profiling.devices import resolve_device
 
-    device = resolve_device(args.device)
+    device = resolve_device(args.device).with_compiler(args.compiler)
     shapes = parse_shapes(args.shape)
-    model = load_model(args.model, shapes)
+    load = load_relay_model if args.compiler == "relay" else load_model
+    model = load(args.model, shapes)
     if args.measure:
         return _beside_measurement(args, device, model.graph, _measure(args, device, model, shapes))
     stored = _stored(args.store, device, model.graph) if args.store else None
@@ -74,9 +92,25 @@ def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
 
 
 def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estimate:
-    from tvm_costmodel.predictor import load_predictor
+    from tvm_costmodel.predictor import load_predictor, zoo
+    from tvm_costmodel.training.registry import DECIDED
 
-    predictor = load_predictor(args.checkpoint or device.name, device=device.name)
+    place = device.name
+    if not args.checkpoint and all(entry.device != place for entry in zoo()):
+        place = place.removesuffix("-relay")  # the answer names the device that it is for
+        if place != device.name:
+            logger.warning(
+                "no predictor ships for %s: this is Relax's latency on %s; train one on labels of "
+                "`profile --compiler relay` and give it as --checkpoint",
+                device.name,
+                place,
+            )
+    predictor = load_predictor(args.checkpoint or place, device=place, engine=args.engine)
+    if predictor.name in DECIDED:
+        raise ConfigError(
+            f"{predictor.name} tells decisions about a network apart, for `tvm-costmodel tune`; "
+            "predict with another predictor of `tvm-costmodel models`"
+        )
     return predictor.predict(graph, strict=args.strict)
 
 
@@ -93,8 +127,15 @@ def _measure(
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(args.store or Path(scratch) / "measurements.db")
         with store:
-            profiler = Profiler(device, store, progress=False)
-            summary = profiler.run([FileSource(args.model, shapes)])
+            profiler = Profiler(
+                device,
+                store,
+                pipeline=LABEL_PIPELINES[args.compiler],
+                progress=False,
+                compiler=f"tvm_costmodel.compilers.{args.compiler}",
+            )
+            source = FileSource(args.model, shapes, compiler=args.compiler)
+            summary = profiler.run([source])
             if summary.interrupted:
                 raise KeyboardInterrupt
             row = store.find(model.graph.hash, device.name, summary.pipeline_key)
@@ -114,7 +155,7 @@ def _beside_measurement(
     names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)
     names = [args.checkpoint] if args.checkpoint else names
     wanted = device.name if args.checkpoint else None
-    loaded = [load_predictor(name, device=wanted) for name in names]
+    loaded = [load_predictor(name, device=wanted, engine=args.engine) for name in names]
     estimates = [predictor.predict(graph, strict=args.strict) for predictor in loaded]
     measured_s = row.latency_s or math.nan
     compared = [

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_costmodel.cli.options import (
+    LABEL_PIPELINES,
+    add_board,
+    add_compiler,
     add_device,
     add_model,
-    core_list,
     parse_shapes,
     positive_float,
     positive_int,
+    require_compiler,
 )
 from tvm_costmodel.cli.output import Output, milliseconds, table
 from tvm_costmodel.errors import ConfigError, ModelFileError
@@ -36,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_model(parser, many=True)
     add_device(parser)
+    add_compiler(parser)
     parser.add_argument("--store", metavar="DB", required=True, help="store to measure into")
     parser.add_argument(
         "--suite", metavar="NAME", help="workloads to measure: default, quick, or a family"
@@ -45,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which networks the suite draws")
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="stop after this time")
+    parser.add_argument(
+        "--variants",
+        type=positive_int,
+        metavar="N",
+        help="measure each network under N drawn graph-level decisions too, for tuning",
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--remeasure-stale",
@@ -57,15 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try networks again that failed before"
     )
-    parser.add_argument(
-        "--cores",
-        type=core_list,
-        metavar="C,C,...",
-        help="cores to measure on (default: the last ones)",
-    )
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of a network")
-    parser.add_argument("--tracker", metavar="HOST:PORT", help="TVM RPC tracker of the board")
-    parser.add_argument("--key", metavar="KEY", help="the board's key at the tracker")
+    add_board(parser)
     parser.add_argument(
         "--import", dest="labels", metavar="FILE", help="first add labels of a .jsonl.xz file"
     )
@@ -79,7 +81,10 @@ def run(args: argparse.Namespace) -> Output:
     from tvm_costmodel.profiling.dataset import export_dataset, import_dataset
     from tvm_costmodel.profiling.devices import choose_device
     from tvm_costmodel.profiling.store import Store
+    from tvm_costmodel.profiling.variants import export_variants
 
+    if args.variants and (args.remeasure_stale or args.remeasure_noisy):
+        raise ConfigError("--variants measures anew; leave out --remeasure-stale and -noisy")
     sources = _sources(args)
     measures = bool(sources or args.remeasure_stale or args.remeasure_noisy)
     if not (measures or args.labels or args.export):
@@ -87,13 +92,18 @@ def run(args: argparse.Namespace) -> Output:
             "nothing to do: give MODEL files, --suite NAME, --remeasure-stale, --remeasure-noisy, "
             "--import FILE or --export FILE"
         )
+    if measures:
+        require_compiler(args.compiler)
     device = choose_device(args.device, args.tracker, args.key, args.threads)
+    device = device.with_compiler(args.compiler)
     with Store(args.store, write=measures or bool(args.labels)) as store:
         moved = {}
         if args.labels:
             moved["imported"] = import_dataset(store, args.labels)
         summary = _measure(args, store, device, sources) if measures else None
-        if args.export:
+        if args.export and args.variants:
+            moved["exported"] = export_variants([args.store], args.export)["networks"]
+        elif args.export:
             key = summary.pipeline_key if summary else None
             moved["exported"] = export_dataset(store, args.export, device.name, key)["networks"]
     if summary is None:
@@ -104,15 +114,28 @@ def run(args: argparse.Namespace) -> Output:
 def _measure(
     args: argparse.Namespace, store: Store, device: Device, sources: Sequence[Source]
 ) -> ProfileSummary:
+    from tvm_costmodel.profiling.measurement import MeasurementConfig
     from tvm_costmodel.profiling.profiler import Profiler
+    from tvm_costmodel.profiling.trials import TrialProfiler
 
-    profiler = Profiler(
+    kind = TrialProfiler if args.variants else Profiler
+    profiler = kind(
         device,
         store,
+        MeasurementConfig(kernels=not args.variants),
+        None if args.variants else LABEL_PIPELINES[args.compiler],  # whose outputs are compared
         cores=args.cores,
         retry_failed=args.retry_failed,
         progress=not args.quiet,
+        compiler=f"tvm_costmodel.compilers.{args.compiler}",
     )
+    if isinstance(profiler, TrialProfiler):
+        from tvm_costmodel.tuning.decisions import DECISIONS
+        from tvm_costmodel.tuning.relay_decisions import RELAY_DECISIONS
+        from tvm_costmodel.tuning.variant_labels import measure_variants
+
+        offered = RELAY_DECISIONS if args.compiler == "relay" else DECISIONS
+        return measure_variants(profiler, sources, args.variants, args.minutes, decisions=offered)
     if args.remeasure_stale:
         return profiler.remeasure_stale(minutes=args.minutes)
     if args.remeasure_noisy:
@@ -128,9 +151,11 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         if not Path(path).is_file():
             raise ModelFileError(f"{path} does not exist; give an .onnx, .pt2 or Relax JSON file")
     shapes = parse_shapes(args.shape)
-    sources: list[Source] = [FileSource(path, shapes) for path in args.model]
+    sources: list[Source] = [
+        FileSource(path, shapes, compiler=args.compiler) for path in args.model
+    ]
     if args.suite:
-        sources += suite(args.suite, args.count or DEFAULT_COUNT, args.seed)
+        sources += suite(args.suite, args.count or DEFAULT_COUNT, args.seed, args.compiler)
     return sources
 
 

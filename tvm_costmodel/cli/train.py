@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.cli.options import add_labels
 from tvm_costmodel.cli.output import Output, named_rows, table
 from tvm_costmodel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvm_costmodel.training.train import TrainingSummary
+    from tvm_costmodel.tuning.training import DecisionTrainingSummary
 
 HELP = "train a predictor on measured labels and write a checkpoint"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    add_labels(parser)
+    add_labels(parser, required=False)
     parser.add_argument(
         "--predictor",
         default="nar_former_v2",
@@ -25,6 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument(
+        "--variants",
+        metavar="FILE",
+        help="learn how decisions differ, from a store or .jsonl.xz file of `profile --variants`; "
+        "--store then adds networks that were measured undecided",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from an interrupted training")
     parser.add_argument(
         "--set",
@@ -43,14 +54,20 @@ def run(args: argparse.Namespace) -> Output:
 
     settings = dict(map(_setting, args.set))
     build_regressor(args.predictor, args.seed, settings)  # is refused before the labels are read
-    summary = train(
-        LabelledGraphs.from_file(args.store, args.device),
-        args.predictor,
-        args.output,
-        seed=args.seed,
-        resume=args.resume,
-        settings=settings,
-    )
+    if not (args.store or args.variants):
+        raise ConfigError("give labels to learn from: --store DB, or --variants FILE")
+    labels = LabelledGraphs.from_file(args.store, args.device) if args.store else None
+    how: dict[str, Any] = {"seed": args.seed, "resume": args.resume, "settings": settings}
+    summary: TrainingSummary | DecisionTrainingSummary
+    if args.variants:
+        from tvm_costmodel.profiling.variants import read_variants
+        from tvm_costmodel.tuning.training import train_on_variants
+
+        variants = read_variants(args.variants, args.device)
+        summary = train_on_variants(variants, args.predictor, args.output, labels=labels, **how)
+    else:
+        assert labels is not None
+        summary = train(labels, args.predictor, args.output, **how)
     fields = summary.to_dict()
     return Output(fields, table(named_rows(fields), ("", args.predictor)))
 

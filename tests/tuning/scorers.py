@@ -1,0 +1,47 @@
+"""Scorers of the tuner's tests: latencies that are known, without a trained predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.tuning.scoring import Scores
+
+
+class KnownScorer:
+    """Log latencies that add up over decisions.
+
+    Args:
+        gains: What a decision's value adds to the log latency, wherever it is decided.
+        spread: Of a candidate; 0 when not given.
+    """
+
+    name = "known"
+
+    def __init__(
+        self,
+        gains: Mapping[tuple[str, object], float],
+        spread: Callable[[Candidate], float] | None = None,
+    ) -> None:
+        self.gains, self.spread = dict(gains), spread
+        self.scored: list[Candidate] = []
+        self.learnt: dict[Candidate, float] = {}
+
+    def log_latency(self, candidate: Candidate) -> float:
+        return sum(self.gains.get((name, value), 0.0) for _, name, value in candidate.decided)
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        self.scored += candidates
+        spread = [self.spread(c) if self.spread else 0.0 for c in candidates]
+        logs = np.array([self.log_latency(c) for c in candidates])
+        return Scores(np.exp(logs) * 1e-3, np.array(spread))
+
+    def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
+        self.learnt.update(zip(candidates, ratios, strict=True))
+
+    def best_values(
+        self, candidate: Candidate, decisions: Sequence[str] | None = None
+    ) -> Candidate | None:
+        return None
