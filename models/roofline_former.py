@@ -156,7 +156,7 @@ class DirectedAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Maps ``x [R, D]`` along edges ``[E]`` to ``[R, D]`` (without the residual)."""
-        rows, half = len(x), self.heads // 2
+        rows, half = x.shape[0], self.heads // 2  # a shape, which an exporter can follow
         projected = self.project(self.norm(x)).view(rows, 3, self.heads, -1)
         q, k, v = projected.unbind(1)  # [R, H, D / H]
         q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
@@ -245,15 +245,39 @@ class RooflineFormer(nn.Module):
         Returns:
             Milliseconds [R, P], and the corrections behind them, [R, P, 3].
         """
-        numbers = (batch.numbers - self.center) / self.spread
-        numbers = numbers.clamp(-self.config.reach, self.config.reach)
+        return self.cost(batch.numbers, batch.work, self.context(batch))
+
+    def context(self, batch: GraphBatch) -> Tensor:
+        """What attention tells of every operator's neighbourhood, [R, D_c].
+
+        Unless the configuration's context is ``full``, it follows from the slots, the edges and
+        the numbers at `CONTEXT` alone.
+        """
+        numbers = self._scaled(batch.numbers)
         seen = numbers if self.config.context == "full" else numbers[:, CONTEXT]
         context = self.slot(batch.slot) + self.category(self.categories[batch.slot])
         context = context + self.see(seen)
         for attend, mix in zip(self.attention, self.mix, strict=True):
             context = context + attend(context, batch.source, batch.target)
             context = context + mix(context)
-        x = self.embed(numbers) + self.join(context)
+        return context
+
+    def _scaled(self, numbers: Tensor) -> Tensor:
+        numbers = (numbers - self.center) / self.spread
+        return numbers.clamp(-self.config.reach, self.config.reach)
+
+    def cost(self, numbers: Tensor, work: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Latency of operators whose context is known, each on its own.
+
+        Args:
+            numbers: [R, F].
+            work: [R, 3].
+            context: [R, D_c], from `context`.
+
+        Returns:
+            Milliseconds [R, P], and the corrections behind them, [R, P, 3].
+        """
+        x = self.embed(self._scaled(numbers)) + self.join(context)
         for layer in self.layers:
             x = x + layer(x)
         h = self.trunk(x)  # [R, D]
@@ -261,10 +285,10 @@ class RooflineFormer(nn.Module):
         moved = h.unsqueeze(1) * (1.0 + scale) + shift  # [R, P, D]
         raw = self.head(torch.tanh(moved)).float()
         if not self.config.roofline:
-            return torch.exp(raw[..., 0] + self.level[:, 2]) * batch.work[:, 2:], raw
+            return torch.exp(raw[..., 0] + self.level[:, 2]) * work[:, 2:], raw
         bound = self.config.bound
         corrected = self.level + bound * torch.tanh(raw / bound)  # [R, P, 3]
-        return (batch.work.unsqueeze(1) * torch.exp(corrected)).sum(-1), raw
+        return (work.unsqueeze(1) * torch.exp(corrected)).sum(-1), raw
 
     def forward(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Latency of every graph on every device.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.profiling.devices import Device
@@ -63,3 +64,53 @@ def beside(cores: tuple[int, ...], device: Device) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+class TimingLock:
+    """Lets several programs on one machine share the work of building, and time alone.
+
+    Each program works (`working`) beside the others, on a core of its own. One that is about to
+    time (`timing`) waits until the others have finished what they are at, and they wait in turn
+    until it is done. The operating system frees what a program holds when it ends, however it
+    ends. Neither may be entered within the other, nor within itself.
+
+    Args:
+        path: A file that all of them name; made, with a second one beside it, when missing.
+
+    Raises:
+        ConfigError: The system has no such locks, or the file cannot be made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        # Held while waiting to time: nobody starts new work meanwhile, so the wait ends.
+        self._gate = self._path.with_name(f"{self._path.name}.gate")
+        try:
+            import fcntl
+
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            for file in (self._path, self._gate):
+                file.touch()
+        except (ImportError, OSError) as error:
+            raise ConfigError(
+                f"cannot make the timing lock {path}: {error}; name another file, or let one "
+                "program measure at a time"
+            ) from error
+        self._flock, self._alone, self._shared = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_SH
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While building or thinking: never while another program times."""
+        with open(self._path) as lock:
+            with open(self._gate) as gate:
+                self._flock(gate, self._alone)
+                self._flock(lock, self._shared)
+            yield
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """While timing: no other program works or times."""
+        with open(self._gate) as gate, open(self._path) as lock:
+            self._flock(gate, self._alone)
+            self._flock(lock, self._alone)
+            yield

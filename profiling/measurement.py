@@ -135,6 +135,20 @@ class Timing:
     quiet: bool = True
     """False when every attempt at some visit was noisy."""
     why_noisy: str = ""
+    beside: tuple[tuple[float, float], ...] = ()
+    """``visits`` of the undecided network in the same rounds, where this is one of its variants."""
+    max_abs_err: float | None = None
+    """Largest difference of an output from the undecided network's, likewise."""
+    max_rel_err: float | None = None
+    """The same, relative to the largest magnitude of the output."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Latency over the undecided network's: the mean over rounds, in units of the reference."""
+        if not self.beside:
+            return None
+        mine = sum(latency / reference for latency, reference in self.visits)
+        return mine / sum(latency / reference for latency, reference in self.beside)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tvm_costmodel.errors import DeviceError, MeasurementError, StoreError
-from tvm_costmodel.profiling.cores import beside, default_cores
+from tvm_costmodel.profiling.cores import TimingLock, beside, default_cores
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.profiling.environment import environment_id
 from tvm_costmodel.profiling.measurement import (
@@ -80,6 +80,8 @@ class Profiler:
         progress: Show a bar on standard error.
         compiler: Module with ``build``, ``PipelineConfig``, ``cpu_target`` and versions.
         check_machine: Refuse a store whose labels of this device come from another processor.
+        timing_lock: File that programs share which measure on this machine at the same time, each
+            on other cores: they build beside one another and time alone, see `cores.TimingLock`.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Profiler:
         progress: bool = True,
         compiler: str = _COMPILER,
         check_machine: bool = True,
+        timing_lock: str | Path | None = None,
     ) -> None:
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.store = store if isinstance(store, Store) else Store(store)
@@ -108,7 +111,9 @@ class Profiler:
             "pipeline": dict(pipeline) if pipeline is not None else None,
             "compiler": compiler,
         }
-        self._worker = Worker(start, self.device.threads, self.measurement.memory_limit_mib)
+        lock = None if timing_lock is None else TimingLock(timing_lock)
+        memory = self.measurement.memory_limit_mib
+        self._worker = Worker(start, self.device.threads, memory, lock=lock)
         self._environment_id = ""
         self._pipeline_key = ""
         self._pipeline: Mapping[str, Any] = {}
@@ -158,7 +163,7 @@ class Profiler:
                 stopped = "interrupted"
             finally:
                 self._worker.stop()
-        return self._summary(results, stopped, time.monotonic() - begin)
+        return self.summary(results, stopped, time.monotonic() - begin)
 
     def remeasure_stale(self, minutes: float | None = None) -> ProfileSummary:
         """Measures again what older versions of the pipeline or protocol made.
@@ -327,7 +332,8 @@ class Profiler:
     def _key(self, place: str) -> str:
         return measurement_key(place, self.device.name, self._pipeline_key)
 
-    def _summary(self, results: list[SourceResult], stopped: str, seconds: float) -> ProfileSummary:
+    def summary(self, results: list[SourceResult], stopped: str, seconds: float) -> ProfileSummary:
+        """Counts of a run's results."""
         done = [r for r in results if r.status == "ok"]
         return ProfileSummary(
             measured=sum(not r.reused for r in done),

@@ -118,6 +118,7 @@ def timing_from_dict(record: Mapping[str, Any]) -> Timing:
     """Rebuilds a Timing from its JSON values; a row of a single visit may not list it."""
     known = {name: record[name] for name in _TIMING_FIELDS if name in record}
     known["repeats"] = tuple(record["repeats"])
-    known["visits"] = tuple((low, reference) for low, reference in record.get("visits", ()))
+    for name in ("visits", "beside"):
+        known[name] = tuple((low, reference) for low, reference in record.get(name, ()))
     known.setdefault("relative", record["latency_s"] / record["reference_s"])
     return Timing(**known)

@@ -25,9 +25,13 @@ from tvm_costmodel.profiling.channel import Receiver, send
 from tvm_costmodel.profiling.cores import pin, rise_above_others
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.measurement import MeasurementConfig
+from tvm_costmodel.profiling.runners.runner import TensorSpec
 from tvm_costmodel.profiling.sources import source_from_dict
 
 _PR_SET_PDEATHSIG = 1
+
+RELAY_COMPILER = "tvm_costmodel.compilers.relay"
+"""The compiler whose networks run in graph executors instead of Relax's virtual machine."""
 
 
 class Session:
@@ -36,6 +40,7 @@ class Session:
     def __init__(self) -> None:
         self._module: Any = None
         self._build: Any = None
+        self._turns: Any = None
 
     def start(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Pins itself to its cores, loads TVM, connects to the device."""
@@ -51,6 +56,7 @@ class Session:
             ) from error
         from tvm_costmodel.profiling.environment import machine_facts
         from tvm_costmodel.profiling.timing import ReferenceHistory
+        from tvm_costmodel.profiling.turns import Turns
 
         device = Device.from_dict(request["device"])
         self._config = MeasurementConfig.from_dict(request["measurement"])
@@ -58,17 +64,21 @@ class Session:
         pipeline_type = self._compiler.PipelineConfig
         wanted = request["pipeline"]
         self._pipeline = pipeline_type() if wanted is None else pipeline_type.from_dict(wanted)
-        self._runner = _make_runner(device, self._target)
+        self._runner = _make_runner(device, self._target, request["compiler"])
         self._history = ReferenceHistory()
+        self._turns = Turns(self._runner, self._config, self._history)
         facts = machine_facts(tuple(request["cores"])) | _compiler_facts(self._target)
+        return self._told(self._pipeline) | {"environment": facts | self._runner.facts()}
+
+    def _told(self, pipeline: Any) -> dict[str, Any]:
+        """A pipeline's key, and what a row keeps of it."""
         return {
-            "pipeline_key": self._pipeline.key,
+            "pipeline_key": pipeline.key,
             "pipeline": {
-                "config": self._pipeline.to_dict(),
+                "config": pipeline.to_dict(),
                 "pipeline_version": self._compiler.PIPELINE_VERSION,
                 "rule_version": self._compiler.RULE_VERSION,
             },
-            "environment": facts | self._runner.facts(),
         }
 
     def _make_target(self, device: Device) -> Any:
@@ -80,7 +90,7 @@ class Session:
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Makes the module of a source and exports its graph."""
-        self._module = self._build = None
+        self.forget(request)
         self._module, graph = source_from_dict(request["source"]).load()
         return {"graph_hash": graph.hash, "graph": graph.to_json()}
 
@@ -109,7 +119,7 @@ class Session:
 
         pin(self._cores)  # again: whoever manages this machine may have moved the worker
         start = time.perf_counter()
-        loaded = self._runner.load(self._build, _input_specs(self._module))
+        loaded = self._runner.load(self._build, self._specs())
         try:
             finite = loaded.outputs_are_finite()
             loading = time.perf_counter() - start
@@ -130,6 +140,32 @@ class Session:
             "seconds": {"load": loading, "network": network_s, "kernels": kernels_s},
         }
 
+    def pipelines(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of pipelines, and what rows keep of them; nothing is built."""
+        read = self._compiler.PipelineConfig.from_dict
+        return {"pipelines": [self._told(read(fields)) for fields in request["fields"]]}
+
+    def build_for_turns(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Compiles the module that was described last and holds the build under a name."""
+        pipeline = self._compiler.PipelineConfig.from_dict(request["pipeline"])
+        build = self._compiler.build(self._module, self._target, pipeline)
+        self._turns.hold(request["slot"], build)
+        return {"unscheduled": list(build.unscheduled)}
+
+    def take_turns(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Times held builds in turns; drops those of ``drop`` afterwards."""
+        pin(self._cores)
+        specs = self._specs()
+        try:
+            return {"slots": self._turns.time(request["slots"], specs, request["rounds"])}
+        finally:
+            self._turns.drop(request["drop"])
+
+    def _specs(self) -> list[TensorSpec]:
+        """Shape and dtype of the network's inputs, as its compiler knows them."""
+        known: Any = getattr(self._compiler, "input_specs", _input_specs)
+        return list(known(self._module))
+
     def _time_kernels(self, loaded: Any, wanted: set[str]) -> dict[str, tuple[float, float]]:
         """(latency in seconds, noise) by hash of the kernels that are wanted."""
         from tvm_costmodel.profiling.timing import time_kernel
@@ -144,10 +180,15 @@ class Session:
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Frees the network before the next one."""
         self._module = self._build = None
+        self._turns.clear()
         return {}
 
 
-def _make_runner(device: Device, target: Any) -> Any:
+def _make_runner(device: Device, target: Any, compiler: str) -> Any:
+    if compiler == RELAY_COMPILER:
+        from tvm_costmodel.profiling.runners.graph_executor import make_graph_runner
+
+        return make_graph_runner(device, target)
     if device.runner == "rpc":
         from tvm_costmodel.profiling.runners.rpc import RpcRunner
 
@@ -163,7 +204,7 @@ def _compiler_facts(target: Any) -> dict[str, Any]:
     return {"llvm": str(codegen.llvm_version_major()), "target": str(target)}
 
 
-def _input_specs(module: Any) -> list[tuple[tuple[int, ...], str]]:
+def _input_specs(module: Any) -> list[TensorSpec]:
     """(shape, dtype) of each parameter of ``main``."""
     specs = []
     for parameter in module["main"].params:
@@ -212,6 +253,9 @@ def serve() -> None:
         "describe": session.describe,
         "build": session.build,
         "measure": session.measure,
+        "pipelines": session.pipelines,
+        "build_for_turns": session.build_for_turns,
+        "take_turns": session.take_turns,
         "forget": session.forget,
     }
     while True:

@@ -16,12 +16,14 @@ from typing import IO, Any
 from tvm_costmodel import errors
 from tvm_costmodel.errors import CostModelError, MeasurementError
 from tvm_costmodel.profiling.channel import Receiver, send
+from tvm_costmodel.profiling.cores import TimingLock
 
 _POLL_S = 0.5
 _START_TIMEOUT_S = 180.0
 _HEAD_LINES, _TAIL_LINES = 4, 8
 _MOST_CHARACTERS = 2000
 _NOISE = ("Extension modules:", 'File "<frozen', "no schedule template takes")
+_TIMED = ("measure", "take_turns")
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -47,6 +49,7 @@ class Worker:
         threads: Threads that TVM may use.
         memory_limit_mib: Resident memory at which a worker is stopped.
         builds: A worker is replaced by a fresh one after so many builds.
+        lock: Shared with other programs that measure on this machine at the same time.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class Worker:
         threads: int = 1,
         memory_limit_mib: int = 6144,
         builds: int = 150,
+        lock: TimingLock | None = None,
     ) -> None:
         self._start_request = dict(start)
         self._threads = threads
         self._memory_limit_mib = memory_limit_mib
         self._builds = builds
+        self._lock = lock
         self._built = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._receiver: Receiver | None = None
@@ -107,6 +112,12 @@ class Worker:
             WorkerFailure: An error, a time-out, too much memory or a crash. After the last three
                 the worker is gone and the next ``start`` makes another.
         """
+        if self._lock is None:
+            return self._request(op, timeout_s, fields)
+        with self._lock.timing() if op in _TIMED else self._lock.working():
+            return self._request(op, timeout_s, fields)
+
+    def _request(self, op: str, timeout_s: float, fields: Mapping[str, Any]) -> dict[str, Any]:
         child, receiver, stderr = self._child, self._receiver, self._stderr
         if child is None or receiver is None or stderr is None or child.stdin is None:
             raise WorkerFailure("crash", "no worker runs")
@@ -124,7 +135,7 @@ class Worker:
             raise
         if "error" in answer:
             raise WorkerFailure("error", answer["error"], answer.get("kind", ""))
-        self._built += op == "build"
+        self._built += op in ("build", "build_for_turns")
         found: dict[str, Any] = answer["ok"]
         return found
 

@@ -9,11 +9,20 @@ import pytest
 from tests.networks import onnx_network_path
 from tvm_costmodel.compilers.relax import PipelineConfig
 from tvm_costmodel.frontends import load_model
-from tvm_costmodel.predictor import load_predictor, zoo
+from tvm_costmodel.models import ZOO
+from tvm_costmodel.predictor import checkpoint_path, load_predictor, zoo
+from tvm_costmodel.profiling.variants import read_variants
 from tvm_costmodel.profiling.workloads import FAMILIES
+from tvm_costmodel.training.checkpoint import read_export
 from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.tuning.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.scoring import scorer_for
+from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.variant_labels import LABEL_TOLERANCE
 
-LABELS = Path(__file__).parents[1] / "profiling" / "labels" / "cpu-x86-avx512.jsonl.xz"
+FOLDER = Path(__file__).parents[1] / "profiling" / "labels"
+LABELS = FOLDER / "cpu-x86-avx512.jsonl.xz"
+VARIANTS = FOLDER / "cpu-x86-avx512-variants.jsonl.xz"
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +44,49 @@ def test_labels_were_made_by_this_pipeline(labels: LabelledGraphs) -> None:
 
 def test_checkpoints_were_trained_on_these_labels(labels: LabelledGraphs) -> None:
     shipped = {entry.predictor: entry.card for entry in zoo() if entry.device == labels.device}
-    assert set(shipped) == {"roofline_former", "nar_former_v2", "xgboost", "flops"}
-    for predictor, card in shipped.items():
+    of_networks = {"roofline_former", "nar_former_v2", "xgboost", "flops"}
+    assert set(shipped) == of_networks | {"kernel_former"}
+    for predictor, card in ((name, shipped[name]) for name in of_networks):
         assert card["training_set"] == labels.hash, predictor
         assert card["pipeline_key"] == labels.pipeline_key, predictor
+
+
+def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
+    labels: LabelledGraphs,
+) -> None:
+    variants = read_variants(VARIANTS)
+    assert (variants.device, variants.pipeline_key) == (labels.device, labels.pipeline_key)
+    assert len(variants) >= 250 and {group.family for group in variants.groups} == set(FAMILIES)
+    assert all(len(group.good) == 7 for group in variants.groups)
+    card = next(entry.card for entry in zoo() if entry.predictor == "kernel_former")
+    assert card["training_set"] == f"{variants.hash[:16]}+{labels.hash}"
+    # what is decided now, as it was when it was measured
+    for group in variants.groups[::25]:
+        space = DecisionSpace.for_graph(group.graph, LABEL_TOLERANCE)
+        for variant in group.good:
+            space.check(Candidate.from_dict(variant.decisions))
+
+
+def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> None:
+    """Measured on this device: VGG-19 is about twice as fast with Winograd everywhere."""
+    graph = load_model(str(onnx_network_path("vgg19"))).graph
+    space = DecisionSpace.for_graph(graph)
+    scorer = scorer_for(load_predictor("cpu-x86-avx512/kernel_former"), space)
+    best = scorer.best_values(space.default)
+    slow = Candidate.of({(NETWORK, "layout"): "NCHW"})
+    default, winograd, channels_first = scorer.score([space.default, best, slow]).latency_s
+    chosen = [value for _, name, value in best.decided if name == "algorithm"]
+    assert len(chosen) >= 12 and set(chosen) <= {"winograd2", "winograd4"}
+    assert 1.5 < default / winograd < 3.0 and channels_first > default
+
+
+def test_the_default_predictor_ships_with_its_network_in_onnx() -> None:
+    """After training it again: ``models export cpu-x86-avx512/roofline_former -o`` its folder."""
+    folder = checkpoint_path("cpu-x86-avx512")
+    export = read_export(folder)  # checked against the weights beside it
+    assert folder == ZOO / "cpu-x86-avx512" / "roofline_former"
+    assert export.origin["opset"] == 18 and export.origin["largest_difference"] <= 1e-5
+    assert len(export.content) < 4e6
 
 
 @pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])

@@ -13,6 +13,7 @@ from tvm_costmodel.errors import MeasurementError
 from tvm_costmodel.profiling.runners.arguments import ArgumentPool, random_array
 from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
 from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
+from tvm_costmodel.profiling.runners.tensors import tensor
 
 
 class LocalRunner:
@@ -22,17 +23,19 @@ class LocalRunner:
         target: TVM target of this machine.
     """
 
+    several = True
+
     def __init__(self, target: Any) -> None:
         import tvm
 
         self._device = tvm.cpu()
         self._reference = build_reference(target)
-        self._arguments = [tvm.runtime.tensor(random_array(spec)) for spec in PARAMETERS]
+        self._arguments = [tensor(random_array(spec)) for spec in PARAMETERS]
         self._pool = ArgumentPool()
 
     def reference(self, number: int, repeat: int) -> Sample:
         """Times the reference kernel."""
-        evaluator = self._reference.mod.time_evaluator(NAME, self._device, number, repeat)
+        evaluator = self._reference.time_evaluator(NAME, self._device, number, repeat)
         return sample(lambda: evaluator(*self._arguments).results)
 
     def load(self, build: Any, inputs: Sequence[TensorSpec]) -> LocalNetwork:
@@ -53,7 +56,6 @@ class LocalNetwork:
     def __init__(
         self, build: Any, inputs: Sequence[TensorSpec], device: Any, pool: ArgumentPool
     ) -> None:
-        import tvm
         from tvm import relax
 
         self._device = device
@@ -61,7 +63,7 @@ class LocalNetwork:
         self._vm = relax.VirtualMachine(build.executable, device)
         self._library = build.executable.jit()
         arrays = [random_array(spec, seed) for seed, spec in enumerate(inputs)]
-        self._vm.set_input("main", *[tvm.runtime.tensor(array) for array in arrays])
+        self._vm.set_input("main", *[tensor(array) for array in arrays])
 
     def network(self, number: int, repeat: int) -> Sample:
         """Times whole runs."""
@@ -81,6 +83,11 @@ class LocalNetwork:
         self._vm.invoke_stateful("main")
         return finite(self._vm.get_outputs("main"))
 
+    def outputs(self) -> list[np.ndarray]:
+        """Runs once and returns every output."""
+        self._vm.invoke_stateful("main")
+        return flat(self._vm.get_outputs("main"))
+
     def close(self) -> None:
         """Drops the virtual machine."""
         del self._vm, self._library
@@ -94,6 +101,13 @@ def finite(outputs: Any) -> bool:
     if hasattr(outputs, "__len__"):
         return all(finite(item) for item in outputs)
     return True
+
+
+def flat(outputs: Any) -> list[np.ndarray]:
+    """Nested outputs as a list of arrays."""
+    if hasattr(outputs, "numpy"):
+        return [outputs.numpy()]
+    return [array for item in outputs for array in flat(item)]
 
 
 def sample(run: Callable[[], Sequence[float]]) -> Sample:

@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvm_costmodel.errors import ConfigError, CostModelError, DeviceError, MeasurementError
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import random_array
-from tvm_costmodel.profiling.runners.local import finite
+from tvm_costmodel.profiling.runners.local import finite, flat
 from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
 from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
+from tvm_costmodel.profiling.runners.tensors import cross_linker, tensor
 
 _CONNECT_TIMEOUT_S = 5.0
 _BUSY_TIMEOUT_S = 60.0
@@ -39,40 +42,51 @@ class RpcRunner:
         DeviceError: No tracker answers, or it knows no board of that key.
     """
 
+    several = False
+    server = "tvm.exec.rpc_server"
+    """What serves on the board."""
+
     def __init__(self, device: Device, target: Any) -> None:
         self._device = device
         self._host, self._port = tracker_address(device)
         self._folder = tempfile.TemporaryDirectory(prefix="tvm-costmodel-rpc-")
         self._suffix = ".so" if device.cross_compiler else ".tar"
         self._session: Any = None
-        self._cpu: Any = None
+        self.cpu: Any = None
         self._reference_module: Any = None
         self._reference_arguments: list[Any] = []
         self._library = self._path("reference")
         self._tracker()  # a wrong address or key is told before anything is compiled
-        reference = build_reference(target)
-        self._export(reference.mod, self._library)
+        self._export(build_reference(target), self._library)
 
     def reference(self, number: int, repeat: int) -> Sample:
         """Times the reference kernel on the board."""
-        with self._told("timing the reference kernel"):
-            evaluator = self._reference_module.time_evaluator(NAME, self._cpu, number, repeat)
-            return _sample(lambda: evaluator(*self._reference_arguments).results)
+        with self.told("timing the reference kernel"):
+            evaluator = self._reference_module.time_evaluator(NAME, self.cpu, number, repeat)
+            return remote_sample(lambda: evaluator(*self._reference_arguments).results)
 
     def load(self, build: Any, inputs: Sequence[TensorSpec]) -> RpcNetwork:
         """Opens a session, sends the network's library and sets random inputs."""
-        import tvm
+        library, kernels = self.send(build.executable.mod, build.kernel_library)
+        with self.told("loading the network"):
+            return RpcNetwork(self, library, kernels, inputs)
 
-        network, kernels = self._path("network"), self._path("kernels")
-        self._export(build.executable.mod, network)
-        self._export(build.kernel_library, kernels)
+    def send(self, network: Any, kernels: Any) -> tuple[Any, Any]:
+        """Opens a session and sends a network, its kernels and the reference kernel.
+
+        Returns:
+            The network's and the kernels' library on the board.
+        """
+        paths = self._path("network"), self._path("kernels")
+        self._export(network, paths[0])
+        self._export(kernels, paths[1])
         self._open()
-        with self._told("sending the network"):
+        with self.told("sending the network"):
             self._reference_module = self._send(self._library)
             self._reference_arguments = [
-                tvm.runtime.tensor(random_array(spec), self._cpu) for spec in PARAMETERS
+                tensor(random_array(spec), self.cpu) for spec in PARAMETERS
             ]
-            return RpcNetwork(self, self._send(network), self._send(kernels), inputs)
+            return self._send(paths[0]), self._send(paths[1])
 
     def facts(self) -> dict[str, Any]:
         """The board stands in for this machine's processor, which took no part."""
@@ -82,11 +96,11 @@ class RpcRunner:
     def close(self) -> None:
         """Ends the session."""
         self._reference_arguments = []
-        self._reference_module = self._cpu = self._session = None
+        self._reference_module = self.cpu = self._session = None
         gc.collect()  # the session ends with the last remote object that refers to it
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def told(self, doing: str) -> Iterator[None]:
         """Names the board and the remedy in whatever goes wrong on it."""
         try:
             yield
@@ -113,12 +127,12 @@ class RpcRunner:
                     f"see `{_query(self._host, self._port)}`"
                 )
             time.sleep(_POLL_S)
-        with self._told("opening a session"):
+        with self.told("opening a session"):
             tracker = rpc.connect_tracker(self._host, self._port)
             self._session = tracker.request(
                 key, session_timeout=self._device.session_timeout_s, max_retry=1
             )
-        self._cpu = self._session.cpu(0)
+        self.cpu = self._session.cpu(0)
 
     def _tracker(self) -> dict[str, Any]:
         """What the tracker knows, once it is sure that it answers and knows the key."""
@@ -138,7 +152,7 @@ class RpcRunner:
             raise DeviceError(
                 f"the tracker at {self._host}:{self._port} has no board of key "
                 f"{self._device.key!r}; it has: {', '.join(boards) or 'none'}; on the board run "
-                f"`python -m tvm.exec.rpc_server --tracker {self._host}:{self._port} "
+                f"`python -m {self.server} --tracker {self._host}:{self._port} "
                 f"--key {self._device.key}`"
             )
         return told
@@ -151,9 +165,7 @@ class RpcRunner:
         if not self._device.cross_compiler:
             module.export_library(str(path))
             return
-        from tvm.support import cc
-
-        module.export_library(str(path), fcompile=cc.cross_compiler(self._device.cross_compiler))
+        module.export_library(str(path), fcompile=cross_linker(self._device.cross_compiler))
 
     def _send(self, path: Path) -> Any:
         self._session.upload(str(path))
@@ -166,43 +178,46 @@ class RpcNetwork:
     def __init__(
         self, runner: RpcRunner, library: Any, kernels: Any, inputs: Sequence[TensorSpec]
     ) -> None:
-        import tvm
         from tvm import relax
 
         self._runner = runner
-        self._cpu = runner._cpu
+        self.cpu = runner.cpu
         self._kernels = kernels
-        self._vm = relax.VirtualMachine(library, self._cpu)
+        self._vm = relax.VirtualMachine(library, self.cpu)
         arrays = [random_array(spec, seed) for seed, spec in enumerate(inputs)]
-        self._vm.set_input("main", *[tvm.runtime.tensor(array, self._cpu) for array in arrays])
+        self._vm.set_input("main", *[tensor(array, self.cpu) for array in arrays])
 
     def network(self, number: int, repeat: int) -> Sample:
         """Times whole runs."""
-        with self._runner._told("timing the network"):
-            evaluator = self._vm.time_evaluator("invoke_stateful", self._cpu, number, repeat)
-            return _sample(lambda: evaluator("main").results)
+        with self._runner.told("timing the network"):
+            evaluator = self._vm.time_evaluator("invoke_stateful", self.cpu, number, repeat)
+            return remote_sample(lambda: evaluator("main").results)
 
     def kernel(
         self, name: str, parameters: Sequence[TensorSpec], number: int, repeat: int
     ) -> Sample:
         """Times one kernel."""
-        import tvm
-
-        with self._runner._told(f"timing the kernel {name}"):
+        with self._runner.told(f"timing the kernel {name}"):
             arrays = [random_array(spec) for spec in parameters]
-            arguments = [tvm.runtime.tensor(array, self._cpu) for array in arrays]
-            evaluator = self._kernels.time_evaluator(name, self._cpu, number, repeat)
-            return _sample(lambda: evaluator(*arguments).results)
+            arguments = [tensor(array, self.cpu) for array in arrays]
+            evaluator = self._kernels.time_evaluator(name, self.cpu, number, repeat)
+            return remote_sample(lambda: evaluator(*arguments).results)
 
     def outputs_are_finite(self) -> bool:
         """Runs once and looks at every floating-point output."""
-        with self._runner._told("running the network"):
+        with self._runner.told("running the network"):
             self._vm.invoke_stateful("main")
             return finite(self._vm.get_outputs("main"))
 
+    def outputs(self) -> list[np.ndarray]:
+        """Runs once and fetches every output."""
+        with self._runner.told("running the network"):
+            self._vm.invoke_stateful("main")
+            return flat(self._vm.get_outputs("main"))
+
     def close(self) -> None:
         """Ends the session."""
-        self._vm = self._kernels = self._cpu = None
+        self._vm = self._kernels = self.cpu = None
         self._runner.close()
 
 
@@ -235,7 +250,7 @@ def tracker_address(device: Device) -> tuple[str, int]:
     return host, int(port)
 
 
-def _sample(run: Callable[[], Sequence[float]]) -> Sample:
+def remote_sample(run: Callable[[], Sequence[float]]) -> Sample:
     """Calls a remote evaluator; the board's processor time cannot be seen from here."""
     start = time.perf_counter()
     times = tuple(float(t) for t in run())

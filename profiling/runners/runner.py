@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 TensorSpec = tuple[tuple[int, ...], str]
 """(shape, dtype) of one argument."""
 
@@ -36,12 +38,18 @@ class LoadedNetwork(Protocol):
     def outputs_are_finite(self) -> bool:
         """Runs once and says whether every floating-point output is finite."""
 
+    def outputs(self) -> list[np.ndarray]:
+        """Runs once and returns every output, nested ones flattened."""
+
     def close(self) -> None:
         """Frees what the network holds."""
 
 
 class Runner(Protocol):
     """Where networks run."""
+
+    several: bool
+    """Whether more than one network can be loaded at a time."""
 
     def reference(self, number: int, repeat: int) -> Sample:
         """Times the reference kernel, the same work on every call."""

@@ -2,6 +2,7 @@
 
 It has what `tvm_costmodel.compilers.relax` offers the worker. A source may carry a fault, which
 strikes inside the worker while its network is built: ``crash``, ``hang``, ``raise`` or ``memory``.
+So may the pipeline's choice.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def cpu_target(threads: int = 1, mcpu: str | None = None) -> Any:
 
 def build(mod: Any, target: Any, config: PipelineConfig) -> BuildResult:
     _strike(str((mod.attrs or {}).get("fault", "")))
+    _strike(config.choice)
     passes = relax.transform
     with target, tvm.transform.PassContext(opt_level=3):
         fused = tvm.transform.Sequential(

@@ -22,8 +22,15 @@ from tvm_costmodel.training.regressor import Regressor
 
 GRAPHS, LATENCY = labelled_graphs(48)
 NAMES = tuple(REGISTRY)
-SIZES = {"nnlp": {"channels": 32}, "roofline_former": {"channels": 32, "context_channels": 8}}
-TELLING = ("roofline_former",)
+_NARROW = {"channels": 32, "context_channels": 8}
+SIZES = {
+    "nnlp": {"channels": 32},
+    "nn_former": {"channels": 32},
+    "nar_former": {"frequencies": 4, "hidden": 64, "blocks": 1},
+    "roofline_former": _NARROW,
+    "kernel_former": _NARROW,
+}
+TELLING = ("roofline_former", "kernel_former")
 """Predictors that tell what each operator costs."""
 
 

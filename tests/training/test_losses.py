@@ -12,6 +12,7 @@ from tvm_costmodel.training.losses import (
     relative_squared,
     sequence_ranking,
     with_ranking_and_consistency,
+    within_networks,
 )
 
 PREDICTED = torch.tensor([1.0, 4.0, 2.0])
@@ -91,3 +92,26 @@ def test_pairwise_ranking_gives_every_replica_its_own() -> None:
     for m in range(2):
         alone = pairwise_ranking(predicted[m], measured[m], counted[m], order)
         torch.testing.assert_close(both[m], alone)
+
+
+def test_within_networks_forgives_what_moves_all_variants_of_a_network() -> None:
+    measured = torch.tensor([[0.0, 0.1, 0.2, 1.0, 1.5]])[..., None]  # [1, 5, 1]
+    network = torch.tensor([0, 0, 0, 1, 1])
+    weight = torch.ones_like(measured, dtype=torch.bool)
+    shifted = measured + torch.tensor([5.0, 5.0, 5.0, -1.0, -1.0])[None, :, None]
+    zero = within_networks(shifted, measured, weight, network, 2)
+    assert zero.tolist() == pytest.approx([0.0], abs=1e-6)
+    # errors 0.3, 0, 0 around their mean 0.1; 0.2, 0 around 0.1
+    wrong = measured + torch.tensor([0.3, 0.0, 0.0, 0.2, 0.0])[None, :, None]
+    expected = (0.2 + 0.1 + 0.1 + 0.1 + 0.1) / 5
+    assert within_networks(wrong, measured, weight, network, 2).item() == pytest.approx(expected)
+
+
+def test_within_networks_leaves_out_lone_variants_and_those_without_a_label() -> None:
+    measured = torch.zeros(1, 3, 1)
+    predicted = torch.tensor([1.0, 3.0, 9.0])[None, :, None]
+    weight = torch.tensor([True, True, False])[None, :, None]
+    alone = within_networks(predicted, measured, weight, torch.tensor([0, 1, 1]), 2)
+    assert alone.item() == 0.0
+    both = within_networks(predicted, measured, weight, torch.tensor([0, 0, 0]), 1)
+    assert both.item() == pytest.approx(1.0)  # 1 and 3 around 2

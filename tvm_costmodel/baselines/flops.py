@@ -35,11 +35,15 @@ class FlopsRegressor(Regressor):
         held: Sequence[OpGraph],
         held_latency_s: np.ndarray,
     ) -> None:
-        self.coefficients = fit_power_law(graphs, latency_s)
+        self.coefficients = solve_power_law(self._columns(graphs), latency_s)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         assert self.coefficients is not None
-        return np.exp(log_power_law(graphs, self.coefficients))
+        return np.exp(self._columns(graphs) @ self.coefficients)
+
+    def _columns(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        """Terms of the power law, float64 [G, 3]."""
+        return power_law_columns(graphs)
 
     def _is_fitted(self) -> bool:
         return self.coefficients is not None
@@ -82,6 +86,12 @@ def log_power_law(graphs: Sequence[OpGraph], coefficients: np.ndarray) -> np.nda
 
 def power_law_columns(graphs: Sequence[OpGraph]) -> np.ndarray:
     """float64 [G, 3]: 1, log GFLOPs, log GB; the small term keeps an empty sum finite."""
-    gflops = np.array([graph.flops for graph in graphs]) / 1e9
-    gbytes = np.array([graph.bytes for graph in graphs]) / 1e9
-    return np.stack([np.ones(len(graphs)), np.log(1e-6 + gflops), np.log(1e-6 + gbytes)], axis=1)
+    return terms(
+        np.array([graph.flops for graph in graphs]) / 1e9,
+        np.array([graph.bytes for graph in graphs]) / 1e9,
+    )
+
+
+def terms(gflops: np.ndarray, gbytes: np.ndarray) -> np.ndarray:
+    """Terms of the power law, float64 [G, 3], from billions of operations and bytes, [G]."""
+    return np.stack([np.ones(len(gflops)), np.log(1e-6 + gflops), np.log(1e-6 + gbytes)], axis=1)

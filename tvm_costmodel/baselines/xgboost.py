@@ -6,15 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tvm_costmodel.baselines.features import FEATURE_NAMES, FEATURES_VERSION, features
-from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
+from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law, terms
+from tvm_costmodel.baselines.kernel_features import KERNEL_FEATURE_NAMES, kernel_features
 from tvm_costmodel.errors import CheckpointError, MissingDependencyError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.training.regressor import Regressor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WEIGHTS = "model.json"
 
@@ -41,6 +45,15 @@ def table_of(graphs: Sequence[OpGraph]) -> Table:
     return Table(features(graphs), power_law_columns(graphs))
 
 
+def decided_table_of(graphs: Sequence[OpGraph]) -> Table:
+    """Features of annotated networks, those of their kernels among them."""
+    kernels = kernel_features(graphs)
+    work = kernels[:, :2]  # as the decisions leave it
+    return Table(
+        np.concatenate([features(graphs), kernels], axis=1), terms(2 * work[:, 0], work[:, 1])
+    )
+
+
 class XGBoostRegressor(Regressor):
     """Boosted trees on `features` that correct a power law in FLOPs and bytes.
 
@@ -56,6 +69,7 @@ class XGBoostRegressor(Regressor):
     """
 
     name = "xgboost"
+    feature_names: ClassVar[tuple[str, ...]] = FEATURE_NAMES
 
     def __init__(
         self,
@@ -78,7 +92,7 @@ class XGBoostRegressor(Regressor):
         held: Sequence[OpGraph],
         held_latency_s: np.ndarray,
     ) -> None:
-        self.fit_table(table_of(graphs), latency_s, table_of(held), held_latency_s)
+        self.fit_table(self.table(graphs), latency_s, self.table(held), held_latency_s)
 
     def fit_table(
         self, table: Table, latency_s: np.ndarray, held: Table, held_latency_s: np.ndarray
@@ -113,17 +127,22 @@ class XGBoostRegressor(Regressor):
         return _xgboost().DMatrix(table.features, label=label, base_margin=margin)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        return self.predict_table(table_of(graphs))
+        return self.predict_table(self.table(graphs))
 
     def predict_table(self, table: Table) -> np.ndarray:
         """Seconds of networks whose features are known already, float64 [G]."""
         return np.exp(self.booster.predict(self._matrix(table)).astype(np.float64))
 
+    @staticmethod
+    def table(graphs: Sequence[OpGraph]) -> Table:
+        """What the trees read of networks."""
+        return table_of(graphs)
+
     def _is_fitted(self) -> bool:
         return self.booster is not None
 
     def _describe(self) -> Mapping[str, Any]:
-        return {"features_version": FEATURES_VERSION, "features": list(FEATURE_NAMES)}
+        return {"features_version": FEATURES_VERSION, "features": list(self.feature_names)}
 
     def _write(self, folder: Path) -> None:
         # trees as XGBoost's own JSON, never pickle, with the power law as an attribute
@@ -131,7 +150,7 @@ class XGBoostRegressor(Regressor):
         (folder / WEIGHTS).write_bytes(self.booster.save_raw("json"))
 
     @classmethod
-    def _read(cls, folder: Path, description: Mapping[str, Any]) -> XGBoostRegressor:
+    def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
         regressor = cls()
         if json.loads(json.dumps(regressor._describe())) != description:
             raise CheckpointError(
@@ -151,6 +170,21 @@ class XGBoostRegressor(Regressor):
         regressor.power_law = np.array(json.loads(booster.attr("power_law") or ""))
         regressor.booster = booster
         return regressor
+
+
+class DecidedXGBoostRegressor(XGBoostRegressor):
+    """Boosted trees on annotated graphs: their features and those of their kernels.
+
+    The power law that the trees correct is in the arithmetic and the bytes that decisions leave.
+    """
+
+    name = "xgboost_decided"
+    feature_names = (*FEATURE_NAMES, *KERNEL_FEATURE_NAMES)
+
+    @staticmethod
+    def table(graphs: Sequence[OpGraph]) -> Table:
+        """What the trees read of annotated networks."""
+        return decided_table_of(graphs)
 
 
 def _xgboost() -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -112,7 +112,12 @@ class Tokenizer:
 
     Args:
         config: Sizes of a token.
+
+    Attributes:
+        attributes: What the attribute places of each slot hold.
     """
+
+    attributes: ClassVar[Mapping[str, tuple[str, ...]]] = ATTRIBUTES
 
     def __init__(self, config: TokenizerConfig | None = None) -> None:
         self.config = config or TokenizerConfig()
@@ -131,7 +136,8 @@ class Tokenizer:
         slots, rows = [], []
         for i, operator in enumerate(graph.operators):
             slot = SLOT_OF_OPERATOR.get(operator.op, unknown)
-            numbers = [read(graph, i) for read in _readers(slot)]
+            places = self.attributes.get(VOCABULARY[slot], ())
+            numbers = [read(graph, i) for read in _readers(places)]
             shape = operator.outputs[0].shape[: config.dims] if operator.outputs else ()
             slots.append(slot)
             rows.append(
@@ -150,7 +156,7 @@ class Tokenizer:
         return {
             "version": TOKENIZER_VERSION,
             "vocabulary": list(VOCABULARY),
-            "attributes": {slot: list(places) for slot, places in ATTRIBUTES.items()},
+            "attributes": {slot: list(places) for slot, places in self.attributes.items()},
             **{"sizes": asdict(self.config)},
         }
 
@@ -205,10 +211,22 @@ DERIVED: Mapping[str, Reader] = MappingProxyType(
         "read_mb": lambda graph, i: graph.costs[i].read_bytes * _MB,
         "weight_mb": lambda graph, i: graph.costs[i].weight_bytes * _MB,
         "written_mb": lambda graph, i: graph.costs[i].written_bytes * _MB,
+        "fused_reads": lambda graph, i: float(len(_tuple(graph.operators[i].attrs.get("fused")))),
+        "weight_bits": lambda graph, i: float(
+            max((w.bits for w in graph.operators[i].weights), default=0)
+        ),
     }
 )
 """Attribute places that no attribute holds: counts of constants (``bias``: more than one),
-operands and results, elements read over elements written, and bytes in units of 2^20."""
+operands and results, elements read over elements written, bytes in units of 2^20, activations read
+inside the kernel, and the width of the widest constant."""
+
+_CODES = {"im2col": 1, "winograd2": 2, "winograd4": 3, "channels": 1, "pixels": 2}
+"""Numbers that texts are encoded as: what is decided for a kernel; 0 for all else."""
+
+
+def _tuple(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else ()
 
 
 def _attribute_reader(place: str) -> Reader:
@@ -219,13 +237,35 @@ def _attribute_reader(place: str) -> Reader:
         if isinstance(value, tuple):
             position = int(index or 0)
             value = value[position] if position < len(value) else None
+        if isinstance(value, str):
+            return float(_CODES.get(value, 0))
         return float(value) if isinstance(value, (int, float)) else np.nan
 
     return read
 
 
 @cache
-def _readers(slot: int) -> tuple[Reader, ...]:
+def _readers(places: tuple[str, ...]) -> tuple[Reader, ...]:
     """Reader of each attribute place of a slot."""
-    places = ATTRIBUTES.get(VOCABULARY[slot], ())
     return tuple(DERIVED.get(place) or _attribute_reader(place) for place in places)
+
+
+_DECIDED = ("fused_reads", "algorithm", "tile.0", "tile.1", "tile.2", "weight_bits")
+
+
+class DecidedTokenizer(Tokenizer):
+    """Tokens that also hold what was decided for an operator, in six places more.
+
+    Args:
+        config: Sizes of a token, 14 attribute places by default.
+    """
+
+    attributes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        slot: (*ATTRIBUTES.get(slot, ()), *_DECIDED[:1])
+        if slot not in ("conv2d", "dense", "matmul")
+        else (*ATTRIBUTES.get(slot, ()), *_DECIDED)
+        for slot in VOCABULARY
+    }
+
+    def __init__(self, config: TokenizerConfig | None = None) -> None:
+        super().__init__(config or TokenizerConfig(attributes=14))

@@ -18,14 +18,15 @@ import numpy as np
 
 from tvm_costmodel.errors import CheckpointError, GraphError
 from tvm_costmodel.graph import Operator, OpGraph
-from tvm_costmodel.ops import CATALOGUE
+from tvm_costmodel.ops import CATALOGUE, OpCost
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR, UNKNOWN, VOCABULARY
 
 PHYSICAL_VERSION = 1
 """Raised whenever the same graph would give other tokens."""
 
 _FILLS = (4, 8, 16, 32)
-_FOLDED = ("batch_norm", "add", "multiply", "relu", "clip")
+FOLDED = ("batch_norm", "add", "multiply", "relu", "clip")
+"""Operators that become part of the product before them."""
 FEATURES: tuple[str, ...] = (
     *("macs", "flops", "read bytes", "weight bytes", "written bytes", "intensity"),
     *("product rows", "product columns", "product depth", "groups"),
@@ -38,7 +39,7 @@ FEATURES: tuple[str, ...] = (
     *(f"depth filled at {v}" for v in _FILLS[:2]),
     *("depthwise", "pointwise", "grouped", "strided"),
     *("operands", "constants", "consumers", "results", "bits"),
-    *(f"folded {op}" for op in _FOLDED),
+    *(f"folded {op}" for op in FOLDED),
 )
 """What the numbers of a token are. Extents and amounts are natural logarithms, divided by 4;
 ``filled at v`` is an extent over its next multiple of v; the rest are counts and flags."""
@@ -102,7 +103,11 @@ class PhysicalTokenizer:
         if not kept:
             raise GraphError("the graph has no operators that compute: export the model again")
         position = {operator: token for token, operator in enumerate(kept)}
-        numbers = [_numbers(graph, i, consumers[i]) + folded.get(i, _NOTHING) for i in kept]
+        numbers = [
+            physical_numbers(graph.operators[i], graph.costs[i], _read(graph, i), consumers[i])
+            + folded.get(i, _NOTHING)
+            for i in kept
+        ]
         costs = [graph.costs[i] for i in kept]
         arithmetic = [max(cost.macs, cost.flops / 2) / 1e9 for cost in costs]
         work = [(macs, cost.bytes / 1e9, 1.0) for macs, cost in zip(arithmetic, costs, strict=True)]
@@ -147,7 +152,7 @@ class PhysicalTokenizer:
         return tokenizer
 
 
-_NOTHING = [0.0] * len(_FOLDED)
+_NOTHING = [0.0] * len(FOLDED)
 
 
 def _fold(
@@ -172,7 +177,7 @@ def _fold(
             anchor.append(reads[0] if reads else -1)
         elif i not in gates and _is_folded(graph, i, reads, consumers):
             anchor.append(reads[0])
-            folded.setdefault(reads[0], list(_NOTHING))[_FOLDED.index(operator.op)] += 1
+            folded.setdefault(reads[0], list(_NOTHING))[FOLDED.index(operator.op)] += 1
         else:
             anchor.append(i)
     return anchor, folded, set(gates)
@@ -199,15 +204,30 @@ def _hard_swishes(graph: OpGraph, consumers: Sequence[int]) -> dict[int, tuple[i
 
 def _is_folded(graph: OpGraph, i: int, reads: Sequence[int], consumers: Sequence[int]) -> bool:
     operator = graph.operators[i]
-    if operator.op not in _FOLDED or len(reads) != 1 or reads[0] < 0:
+    if operator.op not in FOLDED or len(reads) != 1 or reads[0] < 0:
         return False
     return consumers[operator.inputs[0][0]] == 1 and graph.costs[reads[0]].macs > 0
 
 
-def _numbers(graph: OpGraph, i: int, consumers: int) -> list[float]:
-    operator, cost = graph.operators[i], graph.costs[i]
+def _read(graph: OpGraph, i: int) -> tuple[int, ...]:
+    """Shape of the first activation that an operator reads; empty where it reads none."""
+    for src, index in graph.operators[i].inputs[:1]:
+        return graph.operators[src].outputs[index].shape
+    return ()
+
+
+def physical_numbers(
+    operator: Operator, cost: OpCost, read: Sequence[int], consumers: int
+) -> list[float]:
+    """The numbers of a token up to what is folded in, in the order of `FEATURES`.
+
+    Args:
+        operator: What the token is of.
+        cost: What it computes and moves.
+        read: Shape of the first activation that it reads.
+        consumers: How often its results are read.
+    """
     attrs = operator.attrs
-    read = [graph.operators[src].outputs[index].shape for src, index in operator.inputs[:1]]
     out = operator.outputs[0].shape if operator.outputs else ()
     kernel, strides = _pair(attrs.get("kernel")), _pair(attrs.get("strides"))
     groups, inside = _number(attrs.get("groups")), _number(attrs.get("in_channels"))
@@ -216,14 +236,17 @@ def _numbers(graph: OpGraph, i: int, consumers: int) -> list[float]:
     area = kernel[0] * kernel[1]
     padding = attrs.get("padding")
     return [
-        *map(_log, (cost.macs, cost.flops, cost.read_bytes, cost.weight_bytes, cost.written_bytes)),
+        *map(
+            log_amount,
+            (cost.macs, cost.flops, cost.read_bytes, cost.weight_bytes, cost.written_bytes),
+        ),
         math.log((1 + cost.flops) / (1 + cost.bytes)) / 4,
-        *map(_log, (rows, columns, depth, groups - 1)),
-        *map(_log, (*kernel, *strides, _pair(attrs.get("dilation"))[0] - 1)),
-        _log(sum(map(_number, padding)) if isinstance(padding, tuple) else 0),
-        *map(_log, (inside, channels)),
+        *map(log_amount, (rows, columns, depth, groups - 1)),
+        *map(log_amount, (*kernel, *strides, _pair(attrs.get("dilation"))[0] - 1)),
+        log_amount(sum(map(_number, padding)) if isinstance(padding, tuple) else 0),
+        *map(log_amount, (inside, channels)),
         *_extents(out),
-        *_extents(read[0] if read else ()),
+        *_extents(read),
         *(_filled(columns, v) for v in _FILLS),
         *(_filled(rows, v) for v in _FILLS[:2]),
         *(_filled(depth, v) for v in _FILLS[:2]),
@@ -255,14 +278,15 @@ def _product(operator: Operator, macs: int, groups: float) -> tuple[float, float
 
 
 def _extents(shape: Sequence[int]) -> list[float]:
-    return [_log(extent) for extent in shape[:4]] + [0.0] * (4 - min(4, len(shape)))
+    return [log_amount(extent) for extent in shape[:4]] + [0.0] * (4 - min(4, len(shape)))
 
 
 def _filled(extent: float, multiple: int) -> float:
     return extent / (math.ceil(extent / multiple) * multiple) if extent > 0 else 1.0
 
 
-def _log(amount: float) -> float:
+def log_amount(amount: float) -> float:
+    """How a token holds an amount: its natural logarithm, divided by 4."""
     return math.log1p(max(0.0, amount)) / 4
 
 

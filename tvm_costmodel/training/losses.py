@@ -97,3 +97,31 @@ def pairwise_ranking(
     both = weight & weight[..., order, :] & (sign != 0)
     loss = torch.nn.functional.softplus(-sign * gap / scale) * scale * both
     return loss.sum((-2, -1)) / both.sum((-2, -1)).clamp(min=1)
+
+
+def within_networks(
+    predicted: Tensor, measured: Tensor, weight: Tensor, network: Tensor, networks: int
+) -> Tensor:
+    """Mean absolute error of how variants of a network differ, on logarithms.
+
+    The error of a network as a whole, which moves all of its variants alike, does not count:
+    ``mean_i |e_i - mean_{j of i's network} e_j|`` with ``e = p - y``.
+
+    Args:
+        predicted: Logarithms of latencies, [M, B, P].
+        measured: The same of the measured ones.
+        weight: Bool [M, B, P], whether a label counts.
+        network: int64 [B], which network each is a variant of.
+        networks: Number of networks.
+
+    Returns:
+        One loss for each leading index, [M]; a network with one counted variant adds nothing.
+    """
+    error = (predicted - measured) * weight
+    shape = (len(predicted), networks, predicted.shape[-1])
+    total = error.new_zeros(shape).index_add(1, network, error)
+    count = error.new_zeros(shape).index_add(1, network, weight.to(error.dtype))
+    mean = (total / count.clamp(min=1))[:, network]
+    several = weight & (count[:, network] > 1)
+    apart = torch.abs(error - mean) * several
+    return apart.sum((1, 2)) / several.sum((1, 2)).clamp(min=1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,7 @@ from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer
+from tvm_costmodel.tokenizer.encoding import DecidedTokenizer, TokenizerConfig
 from tvm_costmodel.training.loop import EncodedSet, Progress, Trainer, TrainingConfig, answers
 from tvm_costmodel.training.regressor import Regressor
 
@@ -184,7 +186,7 @@ class NarFormerV2Regressor(NetworkRegressor):
     recipe = TrainingConfig()
     tokenizer_class = Tokenizer
     network_class = NarFormerV2
-    config_class = NarFormerV2Config
+    config_class: ClassVar[Callable[..., NarFormerV2Config]] = NarFormerV2Config
 
 
 class PublishedNarFormerV2Regressor(NarFormerV2Regressor):
@@ -192,6 +194,16 @@ class PublishedNarFormerV2Regressor(NarFormerV2Regressor):
 
     name = "nar_former_v2_published"
     recipe = TrainingConfig(unit="ms")
+
+
+class DecidedNarFormerV2Regressor(NarFormerV2Regressor):
+    """NAR-Former V2 on annotated graphs: its tokens also hold what was decided."""
+
+    name = "nar_former_v2_decided"
+    tokenizer_class = DecidedTokenizer
+    config_class = staticmethod(
+        partial(NarFormerV2Config, token_channels=TokenizerConfig(attributes=14).channels)
+    )
 
 
 def best_constant(latency: np.ndarray) -> float:

@@ -18,33 +18,62 @@ _CLASSES = {
     "xgboost": "tvm_costmodel.baselines.xgboost:XGBoostRegressor",
     "flops": "tvm_costmodel.baselines.flops:FlopsRegressor",
     "nnlp": "tvm_costmodel.training.nnlp:NnlpRegressor",
+    "nn_former": "tvm_costmodel.training.padded_networks:NnFormerRegressor",
+    "nar_former": "tvm_costmodel.training.padded_networks:NarFormerRegressor",
     "roofline_former": "tvm_costmodel.training.roofline:RooflineFormerRegressor",
+    "nar_former_v2_decided": "tvm_costmodel.training.network:DecidedNarFormerV2Regressor",
+    "xgboost_decided": "tvm_costmodel.baselines.xgboost:DecidedXGBoostRegressor",
+    "flops_decided": "tvm_costmodel.baselines.decided_flops:DecidedFlopsRegressor",
+    "kernel_former": "tvm_costmodel.training.roofline:KernelFormerRegressor",
 }
 
-NETWORKS = ("nar_former_v2", "nar_former_v2_published", "nnlp", "roofline_former")
+NETWORKS = (
+    "nar_former_v2",
+    "nar_former_v2_published",
+    "nnlp",
+    "nn_former",
+    "nar_former",
+    "roofline_former",
+    "nar_former_v2_decided",
+    "kernel_former",
+)
 """Predictors that are trained by epochs and can go on from where they stopped."""
+
+DECIDED = ("kernel_former", "nar_former_v2_decided", "xgboost_decided", "flops_decided")
+"""Predictors that read annotated graphs and tell variants of a network apart."""
+
+
+_EXPORTED = {
+    "roofline_former": "tvm_costmodel.training.exported:ExportedRooflineFormer",
+    "nar_former_v2": "tvm_costmodel.training.exported:ExportedNarFormerV2",
+    "nar_former_v2_published": "tvm_costmodel.training.exported:ExportedPublishedNarFormerV2",
+}
 
 
 class _Registry(Mapping[str, type[Regressor]]):
+    def __init__(self, classes: Mapping[str, str]) -> None:
+        self._classes = classes
+
     def __getitem__(self, name: str) -> type[Regressor]:
-        if name not in _CLASSES:
-            raise KeyError(name)
-        module, _, attribute = _CLASSES[name].partition(":")
+        module, _, attribute = self._classes[name].partition(":")
         found: type[Regressor] = getattr(importlib.import_module(module), attribute)
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in _CLASSES
+        return name in self._classes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_CLASSES)
+        return iter(self._classes)
 
     def __len__(self) -> int:
-        return len(_CLASSES)
+        return len(self._classes)
 
 
-REGISTRY: Mapping[str, type[Regressor]] = _Registry()
+REGISTRY: Mapping[str, type[Regressor]] = _Registry(_CLASSES)
 """Name of a predictor to its class."""
+
+EXPORTED: Mapping[str, type[Regressor]] = _Registry(_EXPORTED)
+"""Name of a network that can be exported to ONNX to the class that runs it there."""
 
 
 def regressor_class(name: str) -> type[Regressor]:
@@ -87,7 +116,7 @@ def build_regressor(
             regressor: Regressor = found(**arguments, state_dir=state_dir, resume=resume)
         else:
             require_known(changes, _arguments(found), f"{name} does not take these settings")
-            seeded = {"seed": seed} if name == "xgboost" else {}
+            seeded = {"seed": seed} if "seed" in _arguments(found) else {}
             regressor = found(**{**seeded, **changes})
     except TypeError as error:
         raise ConfigError(f"{name} does not take these settings: {error}") from error

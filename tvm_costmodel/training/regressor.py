@@ -14,7 +14,7 @@ import numpy as np
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.training.calibration import Calibration
-from tvm_costmodel.training.checkpoint import read_card, write_checkpoint
+from tvm_costmodel.training.checkpoint import Export, read_card, write_checkpoint
 from tvm_costmodel.training.labels import Kernels, check_labels
 from tvm_costmodel.training.metrics import evaluate
 
@@ -73,6 +73,7 @@ class Regressor(ABC):
     def __init__(self) -> None:
         self.interval: Interval | None = None
         self._kernels: Sequence[Kernels] | None = None
+        self._networks: Sequence[str] | None = None
         self.card: dict[str, Any] = {}
         self.calibration: Calibration | None = None
 
@@ -82,6 +83,7 @@ class Regressor(ABC):
         latency_s: np.ndarray,
         validation: Labelled | None = None,
         kernels: Sequence[Kernels] | None = None,
+        networks: Sequence[str] | None = None,
     ) -> Self:
         """Learns from measured networks.
 
@@ -92,6 +94,8 @@ class Regressor(ABC):
                 the training networks, chosen by the seed, when not given.
             kernels: Measured kernels of each training network, for predictors that learn from
                 them too; needs ``validation``.
+            networks: Which network each training graph is a variant of, for predictors that learn
+                how variants differ; needs ``validation``.
 
         Returns:
             This regressor.
@@ -107,8 +111,9 @@ class Regressor(ABC):
         else:
             held, held_latency = validation[0], check_labels(*validation)
         self._kernels = kernels if validation is not None else None
+        self._networks = networks if validation is not None else None
         self._fit(graphs, latency, held, held_latency)
-        self._kernels = None
+        self._kernels = self._networks = None
         predicted = self.predict(held)
         self.interval = Interval.from_residuals(np.log(held_latency / predicted))
         self.card["trained_on"] = len(graphs)
@@ -145,7 +150,7 @@ class Regressor(ABC):
             **self.card,
             "model": self._describe(),
         }
-        return write_checkpoint(directory, card, self._write)
+        return write_checkpoint(directory, card, self._write, self._export())
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
@@ -174,7 +179,7 @@ class Regressor(ABC):
             "interval",
             "calibration",
         }
-        skip = model_keys | {"model", "weights"}
+        skip = model_keys | {"model", "weights", "onnx"}
         regressor.card = {key: value for key, value in card.items() if key not in skip}
         return regressor
 
@@ -233,6 +238,10 @@ class Regressor(ABC):
     @abstractmethod
     def _write(self, folder: Path) -> None:
         """Writes the one file of weights."""
+
+    def _export(self) -> Export | None:
+        """The network in ONNX that a checkpoint shall hold beside the weights."""
+        return None
 
     @classmethod
     @abstractmethod

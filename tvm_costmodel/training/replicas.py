@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.roofline_former import GraphBatch, RooflineFormer
 from tvm_costmodel.training.graph_set import GraphSet
-from tvm_costmodel.training.losses import pairwise_ranking
+from tvm_costmodel.training.losses import pairwise_ranking, within_networks
 from tvm_costmodel.training.stacked import StackedNetworks
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
@@ -45,7 +45,10 @@ class ReplicaConfig:
         learning_rate: Peak rate of AdamW; it rises linearly, then falls as a cosine to 0.
         warmup: Share of all steps over which it rises.
         weight_decay: Of matrices; vectors have none.
-        ranking: Weight of the pairwise ranking loss beside the mean absolute error of the log.
+        ranking: Weight of the pairwise ranking loss beside the mean absolute error of the log;
+            pairs are variants of one network where the set has variants.
+        within: Weight of the error of how variants of one network differ, see
+            `losses.within_networks`.
         kernels: Weight of the error of kernels, where a set has their times: the absolute error of
             the log of each group of kernels, weighted by the group's share of the network.
         prior: Weight of the mean squared correction: what the networks do not tell stays physical.
@@ -61,6 +64,7 @@ class ReplicaConfig:
     warmup: float = 0.05
     weight_decay: float = 0.01
     ranking: float = 0.0
+    within: float = 0.0
     kernels: float = 0.0
     prior: float = 0.0
     clip: float = 1.0
@@ -144,6 +148,8 @@ class ReplicaTrainer:
         validation: bool [M, G], what each replica's epoch is chosen by.
         state_dir: Where to keep the state after each epoch; nowhere when not given.
         resume: Go on from the state in ``state_dir`` when there is one.
+        variants: int [G], which network each graph is a variant of; those of one network share
+            their batches. Every graph is a network of its own when not given.
 
     Raises:
         ConfigError: A replica has no label of a device to learn from, or none to choose by.
@@ -160,7 +166,9 @@ class ReplicaTrainer:
         validation: np.ndarray,
         state_dir: Path | None = None,
         resume: bool = False,
+        variants: np.ndarray | None = None,
     ) -> None:
+        self.variants = variants
         self.networks, self.config, self.graphs = list(networks), config, graphs
         self.train, self.validation = train, validation
         self.latency_ms = latency_ms
@@ -176,6 +184,8 @@ class ReplicaTrainer:
         self.optimizer = self._stack.adamw(config.learning_rate, config.weight_decay)
         self._used = np.flatnonzero(train.any(axis=0))
         self.steps_per_epoch = math.ceil(len(self._used) / config.batch_size)
+        if variants is not None:
+            self._used = self._used[np.argsort(variants[self._used], kind="stable")]
         count = len(self.networks)
         self.progress = ReplicaProgress(np.zeros(count, int), np.full(count, math.inf))
         self._best = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -228,7 +238,7 @@ class ReplicaTrainer:
         return self.progress
 
     def _run_epoch(self, epoch: int) -> float:
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(self._used)
+        order = self._order(np.random.default_rng([self.config.seed, epoch]))
         size, losses = self.config.batch_size, []
         device = self.graphs.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -237,6 +247,26 @@ class ReplicaTrainer:
                 chosen = order[step * size : (step + 1) * size]
                 losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
         return float(torch.stack(losses).mean())
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """The training graphs in the order of an epoch, variants of one network together."""
+        if self.variants is None:
+            return rng.permutation(self._used)
+        _, first = np.unique(self.variants[self._used], return_index=True)
+        networks = np.split(self._used, np.sort(first)[1:])
+        return np.concatenate([networks[i] for i in rng.permutation(len(networks))])
+
+    def _pairs(self, chosen: np.ndarray) -> Tensor:
+        """For each graph of a batch the one that it is ranked against."""
+        device = self.graphs.device
+        if self.variants is None:
+            return torch.randperm(len(chosen), device=device)
+        partner = np.arange(len(chosen))
+        for network in np.unique(self.variants[chosen]):
+            at = np.flatnonzero(self.variants[chosen] == network)
+            turn = int(torch.randint(1, len(at), ())) if len(at) > 1 else 0
+            partner[at] = np.roll(at, turn)
+        return torch.from_numpy(partner).to(device)
 
     def _step(self, chosen: np.ndarray, step: int) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -257,9 +287,13 @@ class ReplicaTrainer:
                 parts[..., 0], kernels, target[:, 0], weight[..., 0]
             )
         if self.config.ranking:
-            order = torch.randperm(len(chosen), device=at.device)
             losses = losses + self.config.ranking * pairwise_ranking(
-                predicted, target.expand_as(predicted), weight, order
+                predicted, target.expand_as(predicted), weight, self._pairs(chosen)
+            )
+        if self.config.within and self.variants is not None:
+            names, network = np.unique(self.variants[chosen], return_inverse=True)
+            losses = losses + self.config.within * within_networks(
+                predicted, target, weight, torch.from_numpy(network).to(at.device), len(names)
             )
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
@@ -319,7 +353,9 @@ class ReplicaTrainer:
         for part in (self.config, self.networks[0].config):
             digest.update(repr(part).encode())
         kernels = self.graphs.target_ms or ()
-        arrays = (self.latency_ms, self.train, self.validation, self.graphs.totals, *kernels)
+        variants = () if self.variants is None else (self.variants,)
+        inputs = (self.latency_ms, self.train, self.validation, self.graphs.totals)
+        arrays = (*inputs, *kernels, *variants)
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

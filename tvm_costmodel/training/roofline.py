@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,7 @@ from tvm_costmodel.errors import CheckpointError, ConfigError
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
+from tvm_costmodel.tokenizer.kernels import KERNEL_FEATURES, KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
@@ -46,8 +48,9 @@ class RooflineFormerRegressor(Regressor):
     """
 
     name = "roofline_former"
+    tokenizer_class: ClassVar[type[PhysicalTokenizer | KernelTokenizer]] = PhysicalTokenizer
     recipe: ClassVar[ReplicaConfig] = ReplicaConfig()
-    config_class: ClassVar[type[RooflineFormerConfig]] = RooflineFormerConfig
+    config_class: ClassVar[Callable[..., RooflineFormerConfig]] = RooflineFormerConfig
     shape_settings: ClassVar[tuple[str, ...]] = tuple(
         field.name
         for field in fields(RooflineFormerConfig)
@@ -67,11 +70,11 @@ class RooflineFormerRegressor(Regressor):
         if members < 1:
             raise ConfigError(f"members {members} must be at least 1")
         self.training = training or self.recipe
-        self.model = model or RooflineFormerConfig()
+        self.model = model or self.config_class()
         self.members, self.device = members, device
         self.state_dir = Path(state_dir) if state_dir else None
         self.resume = resume
-        self.tokenizer = PhysicalTokenizer()
+        self.tokenizer = self.tokenizer_class()
         self.networks: list[RooflineFormer] = []
 
     @property
@@ -99,6 +102,7 @@ class RooflineFormerRegressor(Regressor):
             ~learns,
             self.state_dir,
             self.resume,
+            self._variants(graphs, held),
         )
         progress = trainer.run()
         self.networks = [network.cpu() for network in networks]
@@ -119,6 +123,13 @@ class RooflineFormerRegressor(Regressor):
         return [
             kernel_targets(*parts) for parts in zip((*graphs, *held), tokens, timed, strict=True)
         ]
+
+    def _variants(self, graphs: Sequence[OpGraph], held: Sequence[OpGraph]) -> np.ndarray | None:
+        """Which network each graph is a variant of, int64 [G]; None where all are apart."""
+        if self._networks is None:
+            return None
+        number = np.unique(np.asarray(self._networks), return_inverse=True)[1]
+        return np.concatenate([number, number.max() + 1 + np.arange(len(held))])
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         parts = [
@@ -173,7 +184,7 @@ class RooflineFormerRegressor(Regressor):
 
     @classmethod
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
-        PhysicalTokenizer.from_description(description["tokenizer"])
+        cls.tokenizer_class.from_description(description["tokenizer"])
         model = RooflineFormerConfig(**description["network"])
         regressor = cls(model=model, members=int(description["members"]))
         networks = new_networks(model, regressor.members, 0)
@@ -194,6 +205,67 @@ class RooflineFormerRegressor(Regressor):
             ) from error
         regressor.networks = networks
         return regressor
+
+
+class KernelFormerRegressor(RooflineFormerRegressor):
+    """The roofline former over the kernels of a decided network.
+
+    It reads graphs that say what is fused and what was decided, see
+    `tvm_costmodel.tuning.annotation`, and learns from variants of the same network how they
+    differ (``within`` of the recipe).
+    """
+
+    name = "kernel_former"
+    tokenizer_class = KernelTokenizer
+    recipe = ReplicaConfig(epochs=60, batch_size=64, within=1.0)
+    config_class = staticmethod(partial(RooflineFormerConfig, features=len(KERNEL_FEATURES)))
+
+
+class KernelPrices:
+    """Latency of a network's kernels under decisions that change no neighbour, each on its own.
+
+    Args:
+        regressor: Fitted.
+        tokens: The network's kernels, undecided.
+
+    Attributes:
+        undecided: Milliseconds of each kernel by each member, float64 [N, M].
+    """
+
+    def __init__(self, regressor: KernelFormerRegressor, tokens: PhysicalTokens) -> None:
+        self._networks = regressor.networks
+        batch = GraphSet([tokens]).batch(np.zeros(1, int))
+        with torch.inference_mode():
+            self._context = [network.context(batch) for network in self._networks]
+        at = np.arange(len(tokens))
+        (self.undecided,) = KernelPrices.of([(self, at, tokens.numbers, tokens.work)])
+
+    @staticmethod
+    def of(
+        asked: Sequence[tuple[KernelPrices, np.ndarray, np.ndarray, np.ndarray]],
+    ) -> list[np.ndarray]:
+        """Milliseconds of decided kernels of several networks, priced together.
+
+        Args:
+            asked: For each network: its prices, which kernel each row is of, int64 [R], their
+                tokens [R, F], and their work [R, 3].
+
+        Returns:
+            For each network float64 [R, M].
+        """
+        numbers, work = (
+            torch.as_tensor(np.concatenate([part[i] for part in asked]), dtype=torch.float32)
+            for i in (2, 3)
+        )
+        places = [torch.as_tensor(at) for _, at, _, _ in asked]
+        costs = []
+        with torch.inference_mode():
+            for m, network in enumerate(asked[0][0]._networks):
+                rows = [p._context[m][at] for (p, *_), at in zip(asked, places, strict=True)]
+                found = network.cost(numbers, work, torch.cat(rows))[0]
+                costs.append(found[:, 0].double().numpy())
+        ends = np.cumsum([len(at) for at in places])
+        return np.split(np.stack(costs, axis=1), ends[:-1])
 
 
 def new_networks(config: RooflineFormerConfig, count: int, seed: int) -> list[RooflineFormer]:

@@ -68,7 +68,7 @@ class Annotator:
             if i in base.positions:  # else another operator that it was joined to stands for it
                 decided.setdefault(base.positions[i], {})[name] = value
         return {
-            position: _decided(base.graph.operators[position], values)
+            position: decided_operator(base.graph.operators[position], values)
             for position, values in decided.items()
         }
 
@@ -134,7 +134,7 @@ def _with_fused(operator: Operator, fused: tuple[int, ...]) -> Operator:
     return replace(operator, attrs={**operator.attrs, "fused": fused}) if fused else operator
 
 
-def _decided(operator: Operator, values: dict[str, Value]) -> Operator:
+def decided_operator(operator: Operator, values: dict[str, Value]) -> Operator:
     """An operator with its kernel's decisions: attributes, and the type of stored weights."""
     attrs: dict[str, AttrValue] = dict(operator.attrs)
     if "algorithm" in values:

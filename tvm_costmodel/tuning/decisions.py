@@ -55,6 +55,8 @@ class Decision:
             tolerance is not offered.
         needs: Values of network decisions without which a value cannot be carried out, by value;
             ``""`` stands for all values but the default.
+        explored: How often label making departs from the default: often where a departure may
+            gain, seldom where it mostly loses and only has to be known as such.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Decision:
     becomes: str
     errors: Mapping[Value, float] = field(default_factory=dict)
     needs: Mapping[Value, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
+    explored: float = 0.1
 
     @property
     def default(self) -> Value:
@@ -214,6 +217,7 @@ DECISIONS: tuple[Decision, ...] = (
         _join,
         "matrix products of one input with constant weights, joined into one and slices of it",
         errors={"joined": 1e-5},
+        explored=0.5,
     ),
     Decision(
         "transposes",
@@ -232,6 +236,7 @@ DECISIONS: tuple[Decision, ...] = (
         "the CPU rule's template for the convolution",
         errors={"winograd2": 2e-5, "winograd4": 2e-4},
         needs=_CHANNELS_LAST,
+        explored=0.6,
     ),
     Decision(
         "accumulators",
@@ -266,6 +271,7 @@ DECISIONS: tuple[Decision, ...] = (
         "the type in which the CPU rule stores packed weights; sums stay in float32",
         errors={"float16": 2e-3},
         needs=_CHANNELS_LAST,
+        explored=0.25,
     ),
 )
 """Every decision there is, in the order of reports."""

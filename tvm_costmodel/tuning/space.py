@@ -213,6 +213,17 @@ class DecisionSpace:
         """
         return self._redrawn({}, self.classes, rng, rate)
 
+    def explore(self, rng: np.random.Generator) -> Candidate:
+        """Draws a valid candidate to learn from, see `Decision.explored`."""
+        drawn: dict[tuple[int, str], Value] = {}
+        boldness = rng.choice((0.3, 1.0, 1.5))
+        for part in self.classes:
+            choice = part[0]
+            if rng.random() < boldness * choice.decision.explored:
+                value = choice.values[int(rng.integers(1, len(choice.values)))]
+                drawn.update({c.place: value for c in part})
+        return self._of(drawn)
+
     def mutate(self, candidate: Candidate, rng: np.random.Generator, changes: int = 1) -> Candidate:
         """A valid candidate in which up to ``changes`` classes of choices were drawn anew."""
         picked = rng.choice(len(self.classes), min(changes, len(self.classes)), replace=False)
@@ -284,6 +295,8 @@ def _offered(decision: Decision, graph: OpGraph, i: int, setting: Setting) -> tu
 
 def _fits(decision: Decision, value: Value, network: Mapping[str, Value]) -> bool:
     """Whether the network's decisions let a value be carried out."""
+    if not decision.needs:
+        return True
     return all(
         network.get(name, _DEFAULTS[name]) in allowed
         for name, allowed in decision.needed(value).items()

@@ -1,0 +1,306 @@
+"""Measuring one network under several pipelines, in turns with the undecided one.
+
+What a decision is worth is often less than the machine drifts between two labels, so the builds
+that are compared take turns in one worker, and each row holds the undecided network's times from
+the same rounds beside its own. A build that fails costs its row and at most one worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from tvm_costmodel.errors import DeviceError, MeasurementError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.cores import beside
+from tvm_costmodel.profiling.measurement import Measurement, Timing, measurement_key
+from tvm_costmodel.profiling.profiler import Profiler
+from tvm_costmodel.profiling.rows import timing_from_dict
+from tvm_costmodel.profiling.sources import Source
+from tvm_costmodel.profiling.worker_client import WorkerFailure, error_type
+
+logger = logging.getLogger(__name__)
+
+UNDECIDED = "default"
+# Constants of a build, packed and transformed for its kernels, over the network's own.
+_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pipeline to measure a network under.
+
+    Attributes:
+        pipeline: Fields for the compiler's ``PipelineConfig.from_dict``.
+        decisions: What was decided, JSON-able, kept with the row.
+    """
+
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of a trial."""
+
+    trial: Trial
+    row: Measurement
+    reused: bool = False
+
+    @property
+    def status(self) -> str:
+        """Status of the row, see `tvm_costmodel.profiling.measurement.STATUSES`."""
+        return self.row.status
+
+    @property
+    def timing(self) -> Timing | None:
+        """The label; None where there is none."""
+        return self.row.timing if self.row.status == "ok" else None
+
+
+class TrialProfiler(Profiler):
+    """Measures pipelines of one network after the other; see `Profiler` for the arguments.
+
+    Use as a context manager: the worker stays between calls and ends with it.
+    """
+
+    def __enter__(self) -> TrialProfiler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, source: Source) -> OpGraph:
+        """Makes the network of a source the one that trials are of.
+
+        Returns:
+            Its graph before any pass, whose ids decisions name.
+
+        Raises:
+            MeasurementError: The source gives no network.
+            CostModelError: The source's own error: a file that is no model, for instance.
+        """
+        self._source = source
+        self._slots: set[str] = set()
+        self._start_of_slots = 0
+        self.seconds = {"builds": 0.0, "runs": 0.0}  # of this network's trials, failed ones too
+        with beside(self.cores, self.device):
+            self._worker.refresh()
+            if not self._pipeline_key:
+                self._greet()
+            try:
+                told = self._describe()
+            except WorkerFailure as failure:
+                kind = error_type(failure.raised) or MeasurementError
+                raise kind(f"{source.family}: {failure}") from failure
+        self._graph_hash, self._graph_json = told["graph_hash"], told["graph"]
+        self._graph = OpGraph.from_json(told["graph"])
+        return self._graph
+
+    def measure(
+        self,
+        trials: Sequence[Trial],
+        tolerance: float = math.inf,
+        rounds: int | None = None,
+        reuse: bool = True,
+    ) -> list[TrialResult]:
+        """Measures the opened network under each pipeline, beside the undecided one.
+
+        Args:
+            trials: What to measure.
+            tolerance: Largest difference of an output from the undecided network's, relative to
+                the largest magnitude of it; a trial that differs more has ``wrong_output``.
+            rounds: How often each is visited; ``MeasurementConfig.visits`` when not given.
+            reuse: Take a row that the store has already instead of measuring again.
+
+        Returns:
+            One result for each trial, in their order; rows are in the store.
+
+        Raises:
+            MeasurementError: The undecided network itself cannot be built or run.
+            StoreError: The store cannot be written.
+        """
+        with beside(self.cores, self.device):
+            rows = self._empty_rows(trials)
+            found: dict[int, TrialResult] = {}
+            for i, (trial, row) in enumerate(zip(trials, rows, strict=True)):
+                known = self.store.get(row.key) if reuse else None
+                if known is not None and (known.status == "ok" or not self._retry_failed):
+                    found[i] = TrialResult(trial, known, reused=True)
+            waiting = [i for i in range(len(trials)) if i not in found]
+            size = self._group_size()
+            for at in range(0, len(waiting), size):
+                group = {i: rows[i] for i in waiting[at : at + size]}
+                done = self._group(group, tolerance, rounds or self.measurement.visits)
+                for i, row in done.items():
+                    self.store.put_measurement(row)
+                    found[i] = TrialResult(trials[i], row)
+        return [found[i] for i in range(len(trials))]
+
+    @property
+    def undecided(self) -> Measurement | None:
+        """The stored row of the opened network under the undecided pipeline."""
+        return self.store.get(self._key(self._graph_hash))
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.monotonic() - start
+
+    def _describe(self) -> dict[str, Any]:
+        self._same_pipeline(self._worker.start())
+        limit = self.measurement.source_timeout_s
+        return self._worker.request("describe", limit, source=self._source.to_dict())
+
+    def _group_size(self) -> int:
+        """How many trials fit into memory beside the undecided build."""
+        weights = sum(t.bytes for o in self._graph.operators for t in o.weights)
+        most = self.measurement.memory_limit_mib * (1 << 19) / max(1, _COPIES * weights)
+        return max(1, min(16, int(most)) - 1)
+
+    def _empty_rows(self, trials: Sequence[Trial]) -> list[Measurement]:
+        fields = [dict(trial.pipeline) for trial in trials]
+        asked = self._asked("pipelines", fields=fields)["pipelines"]
+        rows = []
+        for trial, told in zip(trials, asked, strict=True):
+            kept = {**told["pipeline"], "decisions": dict(trial.decisions)}
+            rows.append(self._row(told["pipeline_key"], kept))
+        return rows
+
+    def _row(self, pipeline_key: str, pipeline: Mapping[str, Any]) -> Measurement:
+        return Measurement(
+            key=measurement_key(self._graph_hash, self.device.name, pipeline_key),
+            graph_hash=self._graph_hash,
+            graph=self._graph_json,
+            device=self.device.name,
+            config_key=pipeline_key,
+            pipeline=pipeline,
+            family=self._source.family,
+            source=self._source.to_dict(),
+            source_key=self._source.key,
+            status="ok",
+            environment_id=self._environment_id,
+        )
+
+    def _asked(self, op: str, **fields: Any) -> dict[str, Any]:
+        """A request that only a broken worker fails."""
+        try:
+            return self._worker.request(op, self.measurement.source_timeout_s, **fields)
+        except WorkerFailure as failure:
+            kind = error_type(failure.raised) or MeasurementError
+            raise kind(str(failure)) from failure
+
+    def _group(
+        self, rows: Mapping[int, Measurement], tolerance: float, rounds: int
+    ) -> dict[int, Measurement]:
+        """Builds and times rows in turns; one by one where one of them ends the worker."""
+        done: dict[int, Measurement] = {}
+        built: list[int] = []
+        for i, row in rows.items():
+            try:
+                self._build(row)
+                built.append(i)
+            except WorkerFailure as failure:
+                self._refuse_device_fault(failure)
+                done[i] = self._failed(row, "build", failure)
+        if not built:
+            return done
+        try:
+            for i in built:  # again those that a worker lost which a later build ended
+                self._build(rows[i])
+            done |= self._timed({i: rows[i] for i in built}, tolerance, rounds)
+        except WorkerFailure as failure:
+            self._refuse_device_fault(failure)
+            if len(built) == 1:
+                return done | {built[0]: self._failed(rows[built[0]], "run", failure)}
+            for i in built:
+                done |= self._group({i: rows[i]}, tolerance, rounds)
+        return done
+
+    def _build(self, row: Measurement) -> None:
+        """Builds a row's pipeline unless the worker holds it, the undecided one before it."""
+        self._worker.start()  # another one, where the last was lost
+        if not self._slots or self._worker.starts != self._start_of_slots:
+            self._describe()
+            self._slots, self._start_of_slots = set(), self._worker.starts
+            try:
+                self._build_slot(UNDECIDED, self._pipeline["config"])
+            except WorkerFailure as failure:
+                self._give_up(failure, "build")
+        if row.config_key not in self._slots:
+            self._build_slot(row.config_key, row.pipeline["config"])
+
+    def _build_slot(self, slot: str, pipeline: Mapping[str, Any]) -> None:
+        limit = self.measurement.build_timeout_s
+        with self._clock("builds"):
+            self._worker.request("build_for_turns", limit, slot=slot, pipeline=dict(pipeline))
+        self._slots.add(slot)
+
+    def _timed(
+        self, rows: Mapping[int, Measurement], tolerance: float, rounds: int
+    ) -> dict[int, Measurement]:
+        slots = [row.config_key for row in rows.values()]
+        limit = self.measurement.run_timeout_s * (1 + len(slots))
+        self._slots -= set(slots)
+        with self._clock("runs"):
+            told = self._worker.request(
+                "take_turns", limit, slots=[UNDECIDED, *slots], rounds=rounds, drop=slots
+            )["slots"]
+        undecided = timing_from_dict(told[UNDECIDED]["timing"])
+        self._keep_undecided(undecided)
+        return {
+            i: self._judged(row, told[row.config_key], undecided, tolerance)
+            for i, row in rows.items()
+        }
+
+    def _judged(
+        self, row: Measurement, told: Mapping[str, Any], undecided: Timing, tolerance: float
+    ) -> Measurement:
+        errors = {name: told[name] for name in ("max_abs_err", "max_rel_err")}
+        timing = replace(timing_from_dict(told["timing"]), beside=undecided.visits, **errors)
+        row = replace(row, timing=timing, created_at=_now())
+        if not told["finite"]:
+            return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
+        if not told["max_rel_err"] <= tolerance:
+            text = (
+                f"an output differs by {told['max_rel_err']:.2g} of its largest magnitude, over "
+                f"the tolerance {tolerance:.2g}"
+            )
+            return replace(row, status="wrong_output", error=text)
+        return row
+
+    def _keep_undecided(self, timing: Timing) -> None:
+        row = self._row(self._pipeline_key, self._pipeline)
+        stored = self.store.get(row.key)
+        if stored is None or stored.status != "ok":
+            self.store.put_measurement(replace(row, timing=timing, created_at=_now()))
+
+    def _failed(self, row: Measurement, stage: str, failure: WorkerFailure) -> Measurement:
+        status = f"{stage}_timeout" if failure.kind == "timeout" else f"{stage}_failed"
+        logger.warning("%s: %s: %s", row.family, status, str(failure)[:300])
+        return replace(row, status=status, error=self._told(failure), created_at=_now())
+
+    def _refuse_device_fault(self, failure: WorkerFailure) -> None:
+        if error_type(failure.raised) is DeviceError:
+            raise DeviceError(str(failure)) from failure
+
+    def _give_up(self, failure: WorkerFailure, stage: str) -> None:
+        """The undecided network failed: there is nothing to hold a trial against."""
+        row = self._row(self._pipeline_key, self._pipeline)
+        self.store.put_measurement(self._failed(row, stage, failure))
+        raise MeasurementError(
+            f"the network cannot be measured even where nothing is decided: {failure}"
+        ) from failure
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,281 @@
+"""Variants as labels: networks, each measured under several decisions in turns.
+
+In a store they are rows whose pipeline says what was decided. The file is ``.jsonl.xz`` like that
+of `tvm_costmodel.profiling.dataset`: a header, then a line for each network with its variants.
+Equal stores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.measurement import Measurement, content_key, quantile
+from tvm_costmodel.profiling.rows import dumps
+from tvm_costmodel.profiling.store import Store
+
+FORMAT = "tvm-costmodel-variants"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network under one set of decisions.
+
+    Attributes:
+        decisions: As `tvm_costmodel.tuning.candidate.Candidate.to_dict` writes them.
+        status: See `tvm_costmodel.profiling.measurement.STATUSES`.
+        ratio: Latency over the undecided network's in the same rounds; NaN where it failed.
+        noise: (median - minimum) / minimum of the repeats; NaN where it failed.
+        max_rel_err: Largest difference of an output, relative to its largest magnitude.
+    """
+
+    decisions: Mapping[str, Any]
+    status: str
+    ratio: float
+    noise: float
+    max_rel_err: float
+
+
+@dataclass(frozen=True)
+class VariantGroup:
+    """One network and its variants.
+
+    Attributes:
+        graph: The network before any pass.
+        graph_hash: Its content hash.
+        family: Family of networks.
+        source: Where it came from.
+        latency_s: Seconds where nothing is decided, at the set's usual speed of the machine.
+        variants: What was measured beside that.
+    """
+
+    graph: OpGraph
+    graph_hash: str
+    family: str
+    source: Mapping[str, Any]
+    latency_s: float
+    variants: tuple[Variant, ...]
+
+    @property
+    def good(self) -> tuple[Variant, ...]:
+        """The variants that have a label."""
+        return tuple(v for v in self.variants if v.status == "ok")
+
+
+@dataclass(frozen=True)
+class VariantSet:
+    """Variants of many networks on one device.
+
+    Attributes:
+        device: What was measured.
+        pipeline_key: Pipeline of the undecided networks.
+        reference_s: The reference kernel's usual time, that latencies are put to.
+        groups: By graph hash.
+    """
+
+    device: str
+    pipeline_key: str
+    reference_s: float
+    groups: tuple[VariantGroup, ...]
+
+    @property
+    def hash(self) -> str:
+        """Content key over device, pipeline, networks and ratios."""
+        rows = [
+            (
+                g.graph_hash,
+                f"{g.latency_s:.6g}",
+                [(dumps(v.decisions), f"{v.ratio:.6g}") for v in g.good],
+            )
+            for g in self.groups
+        ]
+        return content_key(self.device, self.pipeline_key, rows)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+def read_variants(path: str | Path, device: str | None = None) -> VariantSet:
+    """Reads variants from a store (``.db``) or an exported file (``.jsonl.xz``).
+
+    Args:
+        path: The store or file.
+        device: Whose to take; may be left out when there is one only.
+
+    Raises:
+        StoreError: Missing, damaged or foreign file, no variants, or several devices or undecided
+            pipelines to choose from.
+    """
+    lines = _lines_of_file(Path(path)) if str(path).endswith(".xz") else _lines(path, device)
+    header = next(lines)
+    if device is not None and header["device"] != device:
+        raise StoreError(f"{path} holds variants of {header['device']!r}, not of {device!r}")
+    groups = tuple(_group(line) for line in lines)
+    return VariantSet(header["device"], header["pipeline_key"], header["reference_s"], groups)
+
+
+def export_variants(
+    stores: Sequence[str | Path], path: str | Path, device: str | None = None
+) -> dict[str, Any]:
+    """Writes the variants of one or several stores as a ``.jsonl.xz`` file, atomically.
+
+    Returns:
+        The header that the file begins with.
+
+    Raises:
+        StoreError: As `read_variants`; or the file cannot be written.
+    """
+    headers, networks = [], []
+    for store in stores:
+        header, *lines = _lines(store, device)
+        headers.append(header)
+        networks += lines
+    if len({(h["device"], h["pipeline_key"]) for h in headers}) > 1:
+        raise StoreError("the stores hold variants of several devices or pipelines; export each")
+    networks.sort(key=lambda line: line["graph_hash"])
+    scale = headers[0]["reference_s"]
+    for line in networks:
+        line["latency_s"] = float(f"{line['latency_s'] * scale / line.pop('reference_s'):.7g}")
+        line["reference_s"] = scale
+    whole = {**headers[0], **_counts(networks)}
+    for header in headers[1:]:
+        whole["environments"] = {**whole["environments"], **header["environments"]}
+    text = "".join(dumps(line) + "\n" for line in (whole, *networks))
+    try:
+        write_atomically(path, lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error}; free space or choose another path"
+        ) from error
+    return whole
+
+
+def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
+    """The lines that a file of a store's variants has."""
+    with Store(path, write=False) as store:
+        rows = [r for r in store.measurements(device, status=None) if r.graph_hash]
+        environments = store.environments()
+    decided = [row for row in rows if row.pipeline.get("decisions")]
+    devices = sorted({row.device for row in decided})
+    if len(devices) != 1:
+        held = ", ".join(devices) or "none"
+        raise StoreError(
+            f"{path} holds variants of {len(devices)} devices ({held}); name one, or measure some "
+            "with `tvm-costmodel profile --suite default --variants 7`"
+        )
+    undecided = {
+        row.graph_hash: row for row in rows if not row.pipeline.get("decisions") and row.timing
+    }
+    variants: dict[str, list[Measurement]] = {}
+    for row in decided:
+        if row.graph_hash in undecided:
+            variants.setdefault(row.graph_hash, []).append(row)
+    keys = {undecided[graph_hash].config_key for graph_hash in variants}
+    if len(keys) != 1:
+        raise StoreError(
+            f"{path} holds variants of {len(keys)} undecided pipelines; use one store each"
+        )
+    used = [undecided[graph_hash] for graph_hash in sorted(variants)]
+    references = [row.timing.reference_s for row in used if row.timing is not None]
+    reference_s = float(f"{quantile(references, 0.5):.7g}")
+    networks = [_network_line(row, variants[row.graph_hash], reference_s) for row in used]
+    ids = {row.environment_id for row in used}
+    yield {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "device": devices[0],
+        "pipeline_key": keys.pop(),
+        "protocol": used[0].protocol,
+        "environments": {key: facts for key, facts in environments.items() if key in ids},
+        "reference_s": reference_s,
+        **_counts(networks),
+    }
+    yield from networks
+
+
+def _counts(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    statuses = Counter(v["status"] for line in networks for v in line["variants"])
+    return {
+        "networks": len(networks),
+        "statuses": dict(sorted(statuses.items())),
+        "families": dict(sorted(Counter(line["family"] for line in networks).items())),
+    }
+
+
+def _network_line(
+    row: Measurement, variants: Sequence[Measurement], reference_s: float
+) -> dict[str, Any]:
+    assert row.timing is not None
+    listed = [_variant_line(v) for v in variants]
+    return {
+        "graph_hash": row.graph_hash,
+        "graph": json.loads(row.graph),
+        "family": row.family,
+        "source": dict(row.source),
+        "latency_s": float(f"{row.timing.relative * reference_s:.7g}"),
+        "reference_s": reference_s,
+        "variants": sorted(listed, key=lambda line: dumps(line["decisions"])),
+    }
+
+
+def _variant_line(row: Measurement) -> dict[str, Any]:
+    line: dict[str, Any] = {"decisions": row.pipeline["decisions"], "status": row.status}
+    timing = row.timing
+    if timing is not None and timing.ratio is not None:
+        line |= {
+            "ratio": float(f"{timing.ratio:.6g}"),
+            "noise": round(timing.noise, 4),
+            "max_rel_err": float(f"{timing.max_rel_err or 0.0:.3g}"),
+        }
+    return line if row.status == "ok" else line | {"error": row.error[:500]}
+
+
+def _group(line: Mapping[str, Any]) -> VariantGroup:
+    nan = float("nan")
+    variants = tuple(
+        Variant(
+            v["decisions"],
+            v["status"],
+            v.get("ratio", nan),
+            v.get("noise", nan),
+            v.get("max_rel_err", nan),
+        )
+        for v in line["variants"]
+    )
+    return VariantGroup(
+        graph=OpGraph.from_json(json.dumps(line["graph"])),
+        graph_hash=line["graph_hash"],
+        family=line["family"],
+        source=line["source"],
+        latency_s=line["latency_s"],
+        variants=variants,
+    )
+
+
+def _lines_of_file(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; give a .db store or an exported .jsonl.xz file")
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") as stream:
+            header = json.loads(stream.readline() or "{}")
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise StoreError(f"{path} is not a file of variants of this package")
+            if header.get("version") != FORMAT_VERSION:
+                raise StoreError(
+                    f"{path} has variants format {header.get('version')}, this version reads "
+                    f"{FORMAT_VERSION}; export the store again with this version"
+                )
+            yield header
+            for text in stream:
+                yield json.loads(text)
+    except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} is damaged or no .xz file of variants: {error}") from error

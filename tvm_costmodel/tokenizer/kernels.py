@@ -1,0 +1,315 @@
+"""Tokens of a decided network: one for each kernel, with what was decided for it.
+
+The graph says by ``fused`` which activations an operator reads from within its own kernel, so that
+a kernel's token holds what crosses its boundary: bytes that really move, not those of every
+operator in it. Behind the physical quantities of the kernel as it would be undecided follow those
+that decisions change: the algorithm with its products and tiles, the register tile, the type of
+the weights. Neighbours see only the first part (`roofline_former.CONTEXT`), so what is decided for
+a kernel changes its own cost and nothing else, and a search prices each decision once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tvm_costmodel.errors import CheckpointError, GraphError
+from tvm_costmodel.graph import Operator, OpGraph
+from tvm_costmodel.ops import CATALOGUE, OpCost
+from tvm_costmodel.tokenizer.physical import (
+    FEATURES,
+    FOLDED,
+    PhysicalTokens,
+    log_amount,
+    physical_numbers,
+)
+from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR, UNKNOWN, VOCABULARY
+
+KERNEL_VERSION = 1
+"""Raised whenever the same graph would give other tokens."""
+
+_ALGORITHMS = ("im2col", "winograd2", "winograd4")
+_ORDERS = ("channels", "pixels")
+DECIDED: tuple[str, ...] = (
+    *("fused elementwise", "fused other", "operators", "reads", "channels last"),
+    *(f"algorithm {name}" for name in _ALGORITHMS),
+    *("products", "tiles", "tile share", "transformed", "stored weights"),
+    *("accumulators", "vectors", *(f"outer loop {name}" for name in _ORDERS), "half weights"),
+)
+"""What follows `FEATURES` in a token: of the fused kernel, then of its decisions."""
+
+KERNEL_FEATURES: tuple[str, ...] = (*FEATURES, *DECIDED)
+"""What the numbers of a kernel's token are."""
+
+Row = tuple[list[float], tuple[float, float, float]]
+"""Numbers of a token, and its work."""
+
+
+class KernelGraph:
+    """The kernels of an annotated graph.
+
+    Args:
+        graph: With ``fused`` where operators read inside their kernel, see
+            `tvm_costmodel.tuning.annotation`; without, each operator is a kernel.
+
+    Attributes:
+        anchors: For each kernel that computes, the operator that its token is of.
+        token_of: Token of each operator, -1 for those of none.
+
+    Raises:
+        GraphError: The graph has nothing that computes, or has dimensions unknown until run time.
+    """
+
+    def __init__(self, graph: OpGraph) -> None:
+        graph.require_static()
+        self.graph = graph
+        root = _roots(graph)
+        members: dict[int, list[int]] = {}
+        for i, at in enumerate(root):
+            members.setdefault(at, []).append(i)
+        kept = {at: inside for at, inside in members.items() if _computes(graph, inside)}
+        if not kept:
+            raise GraphError("the graph has no operators that compute: export the model again")
+        self.anchors = [_anchor(graph, inside) for inside in kept.values()]
+        self._members = list(kept.values())
+        token = {at: number for number, at in enumerate(kept)}
+        self.token_of = [token.get(at, -1) for at in root]
+        self._readers = _readers(graph, root)
+        self._fixed = [self._of_kernel(number) for number in range(len(self.anchors))]
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def row(self, token: int, operator: Operator | None = None) -> Row:
+        """Numbers and work of a kernel.
+
+        Args:
+            token: Which kernel.
+            operator: Its anchor as it was decided; as in the graph when not given.
+        """
+        numbers, cost, beside = self._fixed[token]
+        operator = operator or self.graph.operators[self.anchors[token]]
+        decided, macs, weights = _decided_numbers(operator, cost)
+        moved = cost.read_bytes + cost.written_bytes + weights
+        return numbers + decided, ((macs + beside) / 1e9, moved / 1e9, 1.0)
+
+    def tokens(self) -> PhysicalTokens:
+        """All kernels as arrays."""
+        rows = [self.row(token) for token in range(len(self))]
+        unknown = VOCABULARY.index(UNKNOWN)
+        names = [self.graph.operators[i].op for i in self.anchors]
+        return PhysicalTokens(
+            slot=np.array([SLOT_OF_OPERATOR.get(name, unknown) for name in names], dtype=np.int64),
+            numbers=np.array([numbers for numbers, _ in rows], dtype=np.float32),
+            work=np.array([work for _, work in rows], dtype=np.float32),
+            edges=self._edges(),
+            anchor=np.array(self.anchors, dtype=np.int64),
+        )
+
+    def _edges(self) -> np.ndarray:
+        """(producer, consumer) kernels, through what computes nothing."""
+        behind: list[set[int]] = []
+        pairs = set()
+        for i, operator in enumerate(self.graph.operators):
+            token = self.token_of[i]
+            read = set().union(*(behind[src] for src, _ in operator.inputs))
+            if token < 0:
+                behind.append(read)
+                continue
+            pairs |= {(src, token) for src in read if src != token}
+            behind.append({token})
+        return np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
+
+    def _of_kernel(self, number: int) -> tuple[list[float], OpCost, float]:
+        """Numbers that no decision changes, what crosses the boundary, other arithmetic."""
+        graph, inside = self.graph, self._members[number]
+        at = self.anchors[number]
+        anchor = graph.operators[at]
+        cost = self._boundary(inside, graph.costs[at].macs)
+        read = [graph.operators[src].outputs[index].shape for src, index in anchor.inputs[:1]]
+        outside = sum(self._readers[i] for i in inside)
+        numbers = physical_numbers(anchor, cost, read[0] if read else (), outside)
+        others = [graph.operators[i] for i in inside if i != at]
+        numbers += [float(sum(o.op == name for o in others)) for name in FOLDED]
+        kinds = [spec.category for o in others if (spec := CATALOGUE.get(o.op)) is not None]
+        elementwise = sum(kind in ("elementwise", "activation") for kind in kinds)
+        numbers += [
+            elementwise / 4,
+            (len(others) - elementwise) / 4,
+            len(inside) / 8,
+            len({edge for i in inside for edge in _outside_reads(graph, i)}) / 4,
+            float(str(anchor.attrs.get("data_layout", "")).endswith("C")),
+        ]
+        return numbers, cost, cost.flops / 2 - cost.macs
+
+    def _boundary(self, inside: Sequence[int], macs: int) -> OpCost:
+        """What a kernel computes and moves, its weights in full precision."""
+        graph = self.graph
+        seen: set[tuple[int, int]] = set()
+        read = weights = 0
+        for i in inside:
+            new = [edge for edge in _outside_reads(graph, i) if edge not in seen]
+            seen.update(new)
+            whole = sum(graph.operators[src].outputs[index].bytes for src, index in new)
+            read += min(whole, graph.costs[i].read_bytes or whole)  # a lookup touches less
+            weights += graph.costs[i].weight_bytes + _halved(graph.operators[i])
+        written = sum(
+            t.bytes for i in inside if self._readers[i] for t in graph.operators[i].outputs
+        )
+        flops = sum(graph.costs[i].flops for i in inside)
+        return OpCost(flops, macs, read, weights, written)
+
+
+class KernelTokenizer:
+    """Encodes annotated graphs as kernels."""
+
+    def encode(self, graph: OpGraph) -> PhysicalTokens:
+        """Encodes one graph.
+
+        Raises:
+            GraphError: The graph has nothing that computes, or has dimensions unknown until run
+                time.
+        """
+        return KernelGraph(graph).tokens()
+
+    def describe(self) -> dict[str, Any]:
+        """Version, vocabulary and features, as a checkpoint stores them."""
+        return {
+            "kernels": KERNEL_VERSION,
+            "vocabulary": list(VOCABULARY),
+            "features": list(KERNEL_FEATURES),
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> KernelTokenizer:
+        """The tokenizer that a checkpoint was trained with.
+
+        Raises:
+            CheckpointError: Its version, vocabulary or features are not this package's.
+        """
+        tokenizer = cls()
+        if not isinstance(description, Mapping) or dict(description) != tokenizer.describe():
+            version = description.get("kernels") if isinstance(description, Mapping) else None
+            raise CheckpointError(
+                f"the checkpoint's kernel tokens are of version {version}, this package makes "
+                f"version {KERNEL_VERSION}: train it again with `tvm-costmodel train`"
+            )
+        return tokenizer
+
+
+def _roots(graph: OpGraph) -> list[int]:
+    """The first operator of the kernel that each operator is in."""
+    root = list(range(len(graph)))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for i, operator in enumerate(graph.operators):
+        for position in _fused(operator):
+            one, other = find(operator.inputs[position][0]), find(i)
+            root[max(one, other)] = min(one, other)
+    return [find(i) for i in range(len(graph))]
+
+
+def _fused(operator: Operator) -> tuple[int, ...]:
+    fused = operator.attrs.get("fused", ())
+    return tuple(int(str(position)) for position in fused) if isinstance(fused, tuple) else ()
+
+
+def _readers(graph: OpGraph, root: Sequence[int]) -> list[int]:
+    """How often each operator is read from outside of its kernel, the caller included."""
+    readers = [0] * len(graph)
+    for i, operator in enumerate(graph.operators):
+        for src, _ in operator.inputs:
+            readers[src] += root[src] != root[i]
+    for src, _ in graph.outputs:
+        readers[src] += 1
+    return readers
+
+
+def _outside_reads(graph: OpGraph, i: int) -> list[tuple[int, int]]:
+    inputs, fused = graph.operators[i].inputs, set(_fused(graph.operators[i]))
+    return [edge for position, edge in enumerate(inputs) if position not in fused]
+
+
+def _computes(graph: OpGraph, inside: Sequence[int]) -> bool:
+    for i in inside:
+        name = graph.operators[i].op
+        spec = CATALOGUE.get(name)
+        if name not in ("input", "constant") and not (spec is not None and spec.is_view):
+            return True
+    return False
+
+
+def _anchor(graph: OpGraph, inside: Sequence[int]) -> int:
+    """The operator that a kernel is made around: of most products, then arithmetic, then bytes."""
+    return max(
+        inside, key=lambda i: (graph.costs[i].macs, graph.costs[i].flops, graph.costs[i].bytes)
+    )
+
+
+def _halved(operator: Operator) -> int:
+    """Bytes that weights stored in half precision save."""
+    if not operator.outputs or operator.outputs[0].dtype != "float32":
+        return 0
+    return sum(t.bytes for t in operator.weights if t.dtype == "float16")
+
+
+def _decided_numbers(operator: Operator, cost: OpCost) -> tuple[list[float], float, float]:
+    """The numbers of a kernel's decisions, its products, and the bytes of its stored weights."""
+    attrs = operator.attrs
+    algorithm = str(attrs.get("algorithm", "direct"))
+    halved = _halved(operator)
+    macs, weights = float(cost.macs), float(cost.weight_bytes - halved)
+    tiles = share = transformed = 0.0
+    if algorithm.startswith("winograd"):
+        edge = int(algorithm.removeprefix("winograd"))
+        window = int(_number(_first(attrs.get("kernel"))))
+        layout = str(attrs.get("data_layout", "NCHW"))
+        shape = operator.outputs[0].shape
+        height, width = shape[layout.index("H")], shape[layout.index("W")]
+        count = math.ceil(height / edge) * math.ceil(width / edge) * shape[0]
+        square = (edge + window - 1) ** 2
+        inside, channels = _count(attrs, "in_channels"), _count(attrs, "out_channels")
+        tiles = count
+        share = height * width * shape[0] / (count * edge**2)
+        transformed = count * square * (inside + channels)
+        macs = macs * (count * square) / (height * width * shape[0] * window**2)
+        weights *= square / window**2
+    elif algorithm == "im2col" and cost.macs:
+        transformed = operator.outputs[0].elements / _count(attrs, "out_channels")
+        transformed *= cost.macs / max(1, operator.outputs[0].elements)
+    tile = attrs.get("tile", (0, 0, "auto"))
+    accumulators, vectors, order = tile if isinstance(tile, tuple) else (0, 0, "auto")
+    numbers = [
+        *(float(algorithm == name) for name in _ALGORITHMS),
+        log_amount(macs),
+        log_amount(tiles),
+        share,
+        log_amount(transformed),
+        log_amount(weights),
+        _number(accumulators) / 28,
+        _number(vectors) / 4,
+        *(float(order == name) for name in _ORDERS),
+        float(halved > 0),
+    ]
+    return numbers, macs, weights
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and value else 1
+
+
+def _count(attrs: Mapping[str, Any], name: str) -> int:
+    value = attrs.get(name, 1)
+    return value if isinstance(value, int) else 1
