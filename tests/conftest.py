@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 
@@ -16,3 +19,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_package() -> Iterator[None]:
+    """Takes back what ``-q`` and ``-v`` of a command that ran in this program set."""
+    logger = logging.getLogger("tvm_costmodel")
+    before = logger.level
+    yield
+    logger.setLevel(before)
