@@ -150,8 +150,10 @@ def _beside_measurement(
 ) -> Output:
     """The device's shipped predictors (all, where it has none) or the one asked for, measured."""
     from tvm_costmodel.predictor import load_predictor, zoo
+    from tvm_costmodel.training.registry import DECIDED
 
-    shipped = [entry for entry in zoo() if entry.device == device.name] or zoo()
+    of_networks = [entry for entry in zoo() if entry.predictor not in DECIDED]
+    shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
     names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)
     names = [args.checkpoint] if args.checkpoint else names
     wanted = device.name if args.checkpoint else None
