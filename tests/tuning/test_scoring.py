@@ -47,6 +47,19 @@ def test_prices_add_up_to_the_prediction_for_the_annotated_graph(former, candida
     assert fast.score([]).latency_s.shape == (0,)
 
 
+def test_a_context_that_sees_decisions_is_not_priced_kernel_by_kernel(candidates):
+    annotator = Annotator(GRAPH)
+    graphs = [annotator.annotate(candidate) for candidate in candidates]
+    latency = 1e-3 * np.linspace(1.0, 2.0, len(graphs))
+    settings = {"epochs": 1, "channels": 16, "context_channels": 8, "context": "full"}
+    seeing = build_regressor("kernel_former", 0, settings).fit(graphs, latency, (graphs, latency))
+    scorer = scorer_for(seeing, SPACE)
+    assert isinstance(scorer, GraphScorer)
+    np.testing.assert_allclose(
+        scorer.score(candidates).latency_s, seeing.predict(graphs), rtol=1e-6
+    )
+
+
 def test_best_values_are_the_best_of_all_for_one_decision(former):
     decisions = [d for d in DECISIONS if d.name in ("layout", "algorithm")]
     space = DecisionSpace.for_graph(GRAPH, decisions=decisions)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError, GraphError
+from tvm_costmodel.errors import GraphError
 from tvm_costmodel.graph import Operator, OpGraph
 from tvm_costmodel.ops import CATALOGUE, OpCost
 from tvm_costmodel.tokenizer.physical import (
@@ -25,6 +25,7 @@ from tvm_costmodel.tokenizer.physical import (
     PhysicalTokens,
     log_amount,
     physical_numbers,
+    require_same,
 )
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR, UNKNOWN, VOCABULARY
 
@@ -78,6 +79,7 @@ class KernelGraph:
         token = {at: number for number, at in enumerate(kept)}
         self.token_of = [token.get(at, -1) for at in root]
         self._readers = _readers(graph, root)
+        self._reads = [_outside_reads(operator) for operator in graph.operators]
         self._fixed = [self._of_kernel(number) for number in range(len(self.anchors))]
 
     def __len__(self) -> int:
@@ -140,7 +142,7 @@ class KernelGraph:
             elementwise / 4,
             (len(others) - elementwise) / 4,
             len(inside) / 8,
-            len({edge for i in inside for edge in _outside_reads(graph, i)}) / 4,
+            len({edge for i in inside for edge in self._reads[i]}) / 4,
             float(str(anchor.attrs.get("data_layout", "")).endswith("C")),
         ]
         return numbers, cost, cost.flops / 2 - cost.macs
@@ -151,7 +153,7 @@ class KernelGraph:
         seen: set[tuple[int, int]] = set()
         read = weights = 0
         for i in inside:
-            new = [edge for edge in _outside_reads(graph, i) if edge not in seen]
+            new = [edge for edge in self._reads[i] if edge not in seen]
             seen.update(new)
             whole = sum(graph.operators[src].outputs[index].bytes for src, index in new)
             read += min(whole, graph.costs[i].read_bytes or whole)  # a lookup touches less
@@ -191,12 +193,7 @@ class KernelTokenizer:
             CheckpointError: Its version, vocabulary or features are not this package's.
         """
         tokenizer = cls()
-        if not isinstance(description, Mapping) or dict(description) != tokenizer.describe():
-            version = description.get("kernels") if isinstance(description, Mapping) else None
-            raise CheckpointError(
-                f"the checkpoint's kernel tokens are of version {version}, this package makes "
-                f"version {KERNEL_VERSION}: train it again with `tvm-costmodel train`"
-            )
+        require_same(tokenizer.describe(), description, "kernels", "kernel tokens")
         return tokenizer
 
 
@@ -233,9 +230,10 @@ def _readers(graph: OpGraph, root: Sequence[int]) -> list[int]:
     return readers
 
 
-def _outside_reads(graph: OpGraph, i: int) -> list[tuple[int, int]]:
-    inputs, fused = graph.operators[i].inputs, set(_fused(graph.operators[i]))
-    return [edge for position, edge in enumerate(inputs) if position not in fused]
+def _outside_reads(operator: Operator) -> list[tuple[int, int]]:
+    """What an operator reads from outside of its kernel."""
+    fused = set(_fused(operator))
+    return [edge for position, edge in enumerate(operator.inputs) if position not in fused]
 
 
 def _computes(graph: OpGraph, inside: Sequence[int]) -> bool:

@@ -143,13 +143,28 @@ class PhysicalTokenizer:
             CheckpointError: Its version, vocabulary or features are not this package's.
         """
         tokenizer = cls()
-        if not isinstance(description, Mapping) or dict(description) != tokenizer.describe():
-            version = description.get("version") if isinstance(description, Mapping) else None
-            raise CheckpointError(
-                f"the checkpoint's tokens are of version {version}, this package makes version "
-                f"{PHYSICAL_VERSION}: train it again with `tvm-costmodel train`"
-            )
+        require_same(tokenizer.describe(), description, "version", "tokens")
         return tokenizer
+
+
+def require_same(mine: Mapping[str, Any], description: object, version: str, what: str) -> None:
+    """Refuses a tokenizer's description that is not this package's.
+
+    Args:
+        mine: This package's.
+        description: The checkpoint's.
+        version: Key of the version in both.
+        what: The tokens' name in the message.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    if not isinstance(description, Mapping) or dict(description) != mine:
+        held = description.get(version) if isinstance(description, Mapping) else None
+        raise CheckpointError(
+            f"the checkpoint's {what} are of version {held}, this package makes version "
+            f"{mine[version]}: train it again with `tvm-costmodel train`"
+        )
 
 
 _NOTHING = [0.0] * len(FOLDED)

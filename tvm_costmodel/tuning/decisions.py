@@ -39,6 +39,10 @@ class Setting:
     lanes: int = 16
 
 
+Applies = Callable[[OpGraph, int, Value, Setting], bool]
+Effect = Callable[[Fields, Value], None]
+
+
 @dataclass(frozen=True)
 class Decision:
     """One thing that can be decided.
@@ -62,8 +66,8 @@ class Decision:
     name: str
     values: tuple[Value, ...]
     scope: Literal["network", "operator"]
-    applies: Callable[[OpGraph, int, Value, Setting], bool]
-    effect: Callable[[Fields, Value], None]
+    applies: Applies
+    effect: Effect
     becomes: str
     errors: Mapping[Value, float] = field(default_factory=dict)
     needs: Mapping[Value, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
@@ -81,44 +85,52 @@ class Decision:
         return self.needs.get(value, self.needs.get("", {}))
 
 
-def _set(name: str) -> Callable[[Fields, Value], None]:
+def set_field(name: str) -> Effect:
+    """The value becomes a field as it is."""
+
     def effect(fields: Fields, value: Value) -> None:
         fields[name] = value
 
     return effect
 
 
+def set_flag(name: str, true: Value) -> Effect:
+    """The value becomes a field that is true where the value is ``true``."""
+
+    def effect(fields: Fields, value: Value) -> None:
+        fields[name] = value == true
+
+    return effect
+
+
+def set_fuse_depth(fields: Fields, value: Value) -> None:
+    """``depth`` and a number becomes the field ``fuse_depth``."""
+    fields["fuse_depth"] = int(str(value).removeprefix("depth"))
+
+
 def _set_fusion(fields: Fields, value: Value) -> None:
     if value == "off":
         fields["fuse"] = False
     else:
-        fields["fuse_depth"] = int(str(value).removeprefix("depth"))
+        set_fuse_depth(fields, value)
 
 
-def _has_joinable(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
-    return bool(joinable(graph))
+def any_of(*names: str) -> Applies:
+    """Applies to networks with one of these operators."""
 
-
-def _join(fields: Fields, value: Value) -> None:
-    fields["join_products"] = value == "joined"
-
-
-def _keep_transposes(fields: Fields, value: Value) -> None:
-    fields["cancel_transposes"] = value == "cancel"
-
-
-def _set_batch_norm(fields: Fields, value: Value) -> None:
-    fields["fold_batch_norm"] = value == "fold"
-
-
-def _any_of(*names: str) -> Callable[[OpGraph, int, Value, Setting], bool]:
     def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
         return any(operator.op in names for operator in graph.operators)
 
     return applies
 
 
-def _always(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+def has_joinable(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    """Applies to networks with dense layers of one input."""
+    return bool(joinable(graph))
+
+
+def has_several(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    """Applies to networks of more than one operator beside their input."""
     return len(graph) > 2
 
 
@@ -189,15 +201,15 @@ DECISIONS: tuple[Decision, ...] = (
         "layout",
         ("NHWC", "NCHW"),
         "network",
-        _any_of("conv2d"),
-        _set("layout"),
+        any_of("conv2d"),
+        set_field("layout"),
         "relax.transform.ConvertLayout and the transposes left by it moved and cancelled",
     ),
     Decision(
         "fusion",
         ("full", "depth2", "depth4", "off"),
         "network",
-        _always,
+        has_several,
         _set_fusion,
         "relax.transform.FuseOps, at most that many operators in a kernel",
     ),
@@ -205,16 +217,16 @@ DECISIONS: tuple[Decision, ...] = (
         "batch_norm",
         ("fold", "decompose"),
         "network",
-        _any_of("batch_norm"),
-        _set_batch_norm,
+        any_of("batch_norm"),
+        set_flag("fold_batch_norm", "fold"),
         "scales folded into the weights of convolutions, or left as operators",
     ),
     Decision(
         "products",
         ("apart", "joined"),
         "network",
-        _has_joinable,
-        _join,
+        has_joinable,
+        set_flag("join_products", "joined"),
         "matrix products of one input with constant weights, joined into one and slices of it",
         errors={"joined": 1e-5},
         explored=0.5,
@@ -223,8 +235,8 @@ DECISIONS: tuple[Decision, ...] = (
         "transposes",
         ("cancel", "keep"),
         "network",
-        _any_of("conv2d", "transpose"),
-        _keep_transposes,
+        any_of("conv2d", "transpose"),
+        set_flag("cancel_transposes", "cancel"),
         "transposes moved through element-wise operators until they meet their inverse, or left",
     ),
     Decision(
@@ -232,7 +244,7 @@ DECISIONS: tuple[Decision, ...] = (
         ("direct", "winograd2", "winograd4", "im2col"),
         "operator",
         _algorithm,
-        _set("algorithm"),
+        set_field("algorithm"),
         "the CPU rule's template for the convolution",
         errors={"winograd2": 2e-5, "winograd4": 2e-4},
         needs=_CHANNELS_LAST,
@@ -243,7 +255,7 @@ DECISIONS: tuple[Decision, ...] = (
         (0, 12, 16, 20, 24, 28),
         "operator",
         _tile,
-        _set("accumulators"),
+        set_field("accumulators"),
         "registers of the CPU rule's tile that hold sums",
     ),
     Decision(
@@ -251,7 +263,7 @@ DECISIONS: tuple[Decision, ...] = (
         (0, 2, 4),
         "operator",
         _vectors,
-        _set("vectors_per_tile"),
+        set_field("vectors_per_tile"),
         "vectors along the output channels of the CPU rule's tile",
     ),
     Decision(
@@ -259,7 +271,7 @@ DECISIONS: tuple[Decision, ...] = (
         ("auto", "channels", "pixels"),
         "operator",
         _tile,
-        _set("loop_order"),
+        set_field("loop_order"),
         "which of the CPU rule's loops are outermost",
     ),
     Decision(
@@ -267,7 +279,7 @@ DECISIONS: tuple[Decision, ...] = (
         ("float32", "float16"),
         "operator",
         _large_weights,
-        _set("weight_dtype"),
+        set_field("weight_dtype"),
         "the type in which the CPU rule stores packed weights; sums stay in float32",
         errors={"float16": 2e-3},
         needs=_CHANNELS_LAST,

@@ -8,54 +8,27 @@ which field of ``RelayConfig`` (and so which pass) each value becomes. A space o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
-from tvm_costmodel.compilers.decidable import joinable
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.tuning.candidate import Value
-from tvm_costmodel.tuning.decisions import Decision, Fields, Setting
-
-Applies = Callable[[OpGraph, int, Value, Setting], bool]
+from tvm_costmodel.tuning.decisions import (
+    Applies,
+    Decision,
+    Setting,
+    any_of,
+    has_joinable,
+    has_several,
+    set_field,
+    set_flag,
+    set_fuse_depth,
+)
 
 _APPROXIMATED = ("exp", "tanh", "erf", "softmax", "gelu", "gelu_tanh")
-
-
-def _set(name: str) -> Callable[[Fields, Value], None]:
-    def effect(fields: Fields, value: Value) -> None:
-        fields[name] = value
-
-    return effect
-
-
-def _flag(name: str, true: Value) -> Callable[[Fields, Value], None]:
-    def effect(fields: Fields, value: Value) -> None:
-        fields[name] = value == true
-
-    return effect
-
-
-def _set_depth(fields: Fields, value: Value) -> None:
-    fields["fuse_depth"] = int(str(value).removeprefix("depth"))
-
-
-def _any_of(*names: str) -> Applies:
-    def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
-        return any(operator.op in names for operator in graph.operators)
-
-    return applies
-
-
-def _always(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
-    return len(graph) > 2
 
 
 def _other_layout(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
     layouts = {o.attrs.get("data_layout") for o in graph.operators if o.op == "conv2d"}
     return bool(layouts - {value})
-
-
-def _joinable(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
-    return bool(joinable(graph))
 
 
 def _siblings(op: str) -> Applies:
@@ -73,8 +46,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "opt_level",
         (3, 0, 1, 2),
         "network",
-        _always,
-        _set("opt_level"),
+        has_several,
+        set_field("opt_level"),
         "PassContext(opt_level): which of Relay's own passes run",
         explored=0.3,
     ),
@@ -82,8 +55,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "alter_layout",
         ("on", "off"),
         "network",
-        _any_of("conv2d", "dense", "matmul"),
-        _flag("alter_layout", "on"),
+        any_of("conv2d", "dense", "matmul"),
+        set_flag("alter_layout", "on"),
         "relay.transform.AlterOpLayout, or not",
         explored=0.3,
     ),
@@ -91,8 +64,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "fusion",
         ("full", "depth1", "depth2", "depth4"),
         "network",
-        _always,
-        _set_depth,
+        has_several,
+        set_fuse_depth,
         "relay.FuseOps.max_depth, at most that many operators in a kernel",
         explored=0.5,
     ),
@@ -101,15 +74,15 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         ("imported", "NHWC", "NCHW"),
         "network",
         _other_layout,
-        _set("layout"),
+        set_field("layout"),
         "relay.transform.ConvertLayout of convolutions and pools",
     ),
     Decision(
         "fast_math",
         ("exact", "fast"),
         "network",
-        _any_of(*_APPROXIMATED),
-        _flag("fast_math", "fast"),
+        any_of(*_APPROXIMATED),
+        set_flag("fast_math", "fast"),
         "relay.transform.FastMath: exponentials, tanh and erf by polynomials",
         errors={"fast": 5e-4},
         explored=0.5,
@@ -118,8 +91,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "canonical",
         ("on", "off"),
         "network",
-        _any_of("conv2d", "dense"),
-        _flag("canonicalize_ops", "on"),
+        any_of("conv2d", "dense"),
+        set_flag("canonicalize_ops", "on"),
         "relay.transform.CanonicalizeOps: bias additions as plain ones, or as they are",
         explored=0.2,
     ),
@@ -127,8 +100,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "products",
         ("apart", "flat", "batch"),
         "network",
-        _joinable,
-        _set("combine_dense"),
+        has_joinable,
+        set_field("combine_dense"),
         "relay.transform.CombineParallelDense, into one product or one batch of products",
         errors={"flat": 1e-5, "batch": 1e-5},
         explored=0.4,
@@ -138,7 +111,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         ("apart", "joined"),
         "network",
         _siblings("conv2d"),
-        _flag("combine_conv2d", "joined"),
+        set_flag("combine_conv2d", "joined"),
         "relay.transform.CombineParallelConv2D",
         errors={"joined": 1e-5},
         explored=0.4,
@@ -148,7 +121,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         ("apart", "joined"),
         "network",
         _siblings("matmul"),
-        _flag("combine_matmul", "joined"),
+        set_flag("combine_matmul", "joined"),
         "relay.transform.CombineParallelBatchMatmul",
         errors={"joined": 1e-5},
         explored=0.4,
@@ -157,8 +130,8 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "precision",
         ("float32", "float16"),
         "network",
-        _always,
-        _set("precision"),
+        has_several,
+        set_field("precision"),
         "relay.transform.ToMixedPrecision",
         errors={"float16": 5e-3},
     ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tvm_costmodel.tuning.correction import RatioCorrection
 from tvm_costmodel.tuning.space import Choice, DecisionSpace
 
 if TYPE_CHECKING:
+    from tvm_costmodel.models.roofline_former import RooflineFormerConfig
     from tvm_costmodel.predictor import Predictor
     from tvm_costmodel.training.regressor import Regressor
     from tvm_costmodel.training.roofline import KernelFormerRegressor, KernelPrices
@@ -350,6 +351,14 @@ def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer
             f"{regressor.name} predicts networks, not decisions: it cannot tell variants apart; "
             f"use one of {', '.join(DECIDED)}"
         )
-    if regressor.name == "kernel_former":
-        return KernelScorer(regressor, space)  # type: ignore[arg-type]
+    if _prices_kernels(regressor):
+        return KernelScorer(regressor, space)
     return GraphScorer(regressor, space)
+
+
+def _prices_kernels(regressor: Regressor) -> TypeGuard[KernelFormerRegressor]:
+    """Whether what is decided for a kernel changes no other's cost: neighbours do not see it."""
+    if regressor.name != "kernel_former":
+        return False
+    model: RooflineFormerConfig = regressor.model  # type: ignore[attr-defined]
+    return model.context != "full"
