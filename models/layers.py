@@ -200,15 +200,63 @@ class PaddedNetwork(nn.Module):
         raise NotImplementedError
 
 
-class WholeGraphNetwork(nn.Module):
+class WithStatic(nn.Module):
+    """Whole-graph numbers beside what was pooled. A subclass sets ``static`` and ``dropout``."""
+
+    static: nn.Linear
+    dropout: Dropout
+
+    def with_static(self, pooled: Tensor, static: Tensor) -> Tensor:
+        """Puts the embedded whole-graph numbers ``[B, S]`` beside ``pooled [B, D]``: [B, 2 D]."""
+        static = torch.relu(self.dropout(self.static(static)))
+        return torch.cat([pooled, static], dim=-1)
+
+
+class LatencyHead(WithStatic):
+    """NAR-Former V2's head: whole-graph numbers, two hidden layers, softplus."""
+
+    head: nn.ModuleList
+
+    def add_head(self, static_channels: int, width: int, platforms: int, dropout: float) -> None:
+        """Makes the head's layers.
+
+        Args:
+            static_channels: Channels of the encoded whole-graph numbers.
+            width: Channels ``D`` of what is pooled.
+            platforms: Answers of a network.
+            dropout: Drop probability.
+        """
+        self.static = nn.Linear(static_channels, width)
+        sizes = ((2 * width, width), (width, width), (width, platforms))
+        self.head = nn.ModuleList(nn.Linear(*size) for size in sizes)
+        self.dropout = Dropout(dropout)
+        for linear in (self.static, *self.head):
+            uniform_fan_in_(linear)
+
+    def set_output_level(self, latency: float) -> None:
+        """Moves the last bias so that an untrained network answers about ``latency``.
+
+        NAR-Former V2's published code starts at softplus(0) = 0.7 ms whatever the labels are; with
+        labels of hundreds of milliseconds that costs the first epochs.
+        """
+        nn.init.constant_(self.head[2].get_parameter("bias"), softplus_bias(latency))
+
+    def answer(self, pooled: Tensor, static: Tensor) -> Tensor:
+        """Latency from ``pooled [B, D]`` and ``static [B, S]``: [B], or [B, platforms]."""
+        x = self.with_static(pooled, static)  # [B, 2 D]
+        x = self.dropout(torch.relu(self.head[0](x)))
+        x = self.dropout(torch.relu(self.head[1](x)))
+        answers = F.softplus(self.head[2](x))  # [B, platforms]
+        return answers.squeeze(-1) if answers.shape[-1] == 1 else answers
+
+
+class WholeGraphNetwork(WithStatic):
     """Blocks along the edges, their sum over operators, beside it the whole-graph numbers.
 
     A subclass sets ``blocks`` (each an `EdgeBlock`), ``static`` and ``dropout``.
     """
 
     blocks: nn.ModuleList
-    static: nn.Linear
-    dropout: Dropout
 
     def pooled(self, tokens: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
         """Sum over the operators of each graph of a padded batch.
@@ -249,8 +297,3 @@ class WholeGraphNetwork(nn.Module):
             x = block.forward_merged(x, hop)
         rows, offsets, counts = pool
         return F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)
-
-    def with_static(self, pooled: Tensor, static: Tensor) -> Tensor:
-        """Puts the embedded whole-graph numbers ``[B, S]`` beside ``pooled [B, D]``: [B, 2 D]."""
-        static = torch.relu(self.dropout(self.static(static)))
-        return torch.cat([pooled, static], dim=-1)

@@ -42,9 +42,8 @@ from tvm_costmodel.models.layers import (
     EdgeBlock,
     GroupedFeedForward,
     Hop,
+    LatencyHead,
     WholeGraphNetwork,
-    softplus_bias,
-    uniform_fan_in_,
 )
 
 _EPSILON = 1e-6  # added to the row sums of the scores, as published
@@ -165,7 +164,7 @@ class Block(EdgeBlock):
         return self._finish(self.attention.forward_merged(x, hop))
 
 
-class NarFormerV2(WholeGraphNetwork):
+class NarFormerV2(WholeGraphNetwork, LatencyHead):
     """Latency of whole networks from their operators' tokens.
 
     Args:
@@ -179,25 +178,7 @@ class NarFormerV2(WholeGraphNetwork):
         self.blocks = nn.ModuleList(
             Block(config.token_channels if i == 0 else width, config) for i in range(config.blocks)
         )
-        self.static = nn.Linear(config.static_channels, width)
-        self.head = nn.ModuleList(
-            [
-                nn.Linear(2 * width, width),
-                nn.Linear(width, width),
-                nn.Linear(width, config.platforms),
-            ]
-        )
-        self.dropout = Dropout(config.dropout)
-        for linear in (self.static, *self.head):
-            uniform_fan_in_(linear)
-
-    def set_output_level(self, latency_ms: float) -> None:
-        """Moves the last bias so that an untrained network answers about ``latency_ms``.
-
-        The published code starts at softplus(0) = 0.7 ms whatever the labels are; with labels of
-        hundreds of milliseconds that costs the first epochs.
-        """
-        nn.init.constant_(self.head[2].get_parameter("bias"), softplus_bias(latency_ms))
+        self.add_head(config.static_channels, width, config.platforms, config.dropout)
 
     def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
         """Latency of a padded batch.
@@ -211,7 +192,7 @@ class NarFormerV2(WholeGraphNetwork):
         Returns:
             Latency in milliseconds, [B], or [B, platforms] with several.
         """
-        return self._answer(self.pooled(tokens, adjacency, mask), static)
+        return self.answer(self.pooled(tokens, adjacency, mask), static)
 
     def forward_merged(
         self, tokens: Tensor, hops: list[Hop], pool: tuple[Tensor, Tensor, Tensor], static: Tensor
@@ -220,11 +201,4 @@ class NarFormerV2(WholeGraphNetwork):
 
         Arguments as of `WholeGraphNetwork.pooled_merged`, and ``static [B, static_channels]``.
         """
-        return self._answer(self.pooled_merged(tokens, hops, pool), static)
-
-    def _answer(self, pooled: Tensor, static: Tensor) -> Tensor:
-        x = self.with_static(pooled, static)  # [B, 2 D]
-        x = self.dropout(torch.relu(self.head[0](x)))
-        x = self.dropout(torch.relu(self.head[1](x)))
-        answers = F.softplus(self.head[2](x))  # [B, platforms]
-        return answers.squeeze(-1) if self.config.platforms == 1 else answers
+        return self.answer(self.pooled_merged(tokens, hops, pool), static)

@@ -18,10 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvm_costmodel.models.layers import Dropout, PaddedNetwork, softplus_bias, uniform_fan_in_
+from tvm_costmodel.models.layers import LatencyHead, PaddedNetwork
 from tvm_costmodel.models.nn_former import NnFormerBlock, directed_masks
 
 
@@ -57,7 +56,7 @@ class NnFormerNetworksConfig:
             )
 
 
-class NnFormerNetworks(PaddedNetwork):
+class NnFormerNetworks(PaddedNetwork, LatencyHead):
     """Latency of whole networks from their operators' tokens and directed edges.
 
     Args:
@@ -74,23 +73,9 @@ class NnFormerNetworks(PaddedNetwork):
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.static = nn.Linear(config.static_channels, width)
-        self.head = nn.ModuleList(
-            [
-                nn.Linear(2 * width, width),
-                nn.Linear(width, width),
-                nn.Linear(width, config.platforms),
-            ]
-        )
-        self.dropout = Dropout(config.dropout)
-        for linear in (self.static, *self.head):
-            uniform_fan_in_(linear)
+        self.add_head(config.static_channels, width, config.platforms, config.dropout)
         with torch.no_grad():  # sums over hundreds of operators start as small as V2's
             self.norm.weight.mul_(width**-0.5)
-
-    def set_output_level(self, latency: float) -> None:
-        """Moves the last bias so that an untrained network answers about ``latency``."""
-        nn.init.constant_(self.head[2].get_parameter("bias"), softplus_bias(latency))
 
     def forward(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:
         """Latency of a padded batch, [B], or [B, platforms] with several.
@@ -102,9 +87,4 @@ class NnFormerNetworks(PaddedNetwork):
         for block in self.blocks:
             x = block(x, adjacency, masks)
         x = (self.norm(x) * mask.unsqueeze(-1)).sum(dim=1)  # [B, D]
-        static = torch.relu(self.dropout(self.static(static)))
-        x = torch.cat([x, static], dim=-1)  # [B, 2 D]
-        x = self.dropout(torch.relu(self.head[0](x)))
-        x = self.dropout(torch.relu(self.head[1](x)))
-        answers = F.softplus(self.head[2](x))  # [B, platforms]
-        return answers.squeeze(-1) if self.config.platforms == 1 else answers
+        return self.answer(x, static)

@@ -1,12 +1,11 @@
 """Trained networks through ONNX Runtime: an exported checkpoint predicts where torch is not.
 
-The arithmetic around the networks is that of `roofline` and `network`, in NumPy.
+The arithmetic around the networks is that of `roofline_answers` and `network`, in NumPy.
 """
 
 from __future__ import annotations
 
 import shutil
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,11 @@ from tvm_costmodel.tokenizer.joined import JoinedGraphs
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.checkpoint import Export, read_card, read_export
 from tvm_costmodel.training.regressor import Regressor
+from tvm_costmodel.training.roofline_answers import RooflineAnswers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_CHUNK = 256  # graphs per run
 _ROWS = 3000  # operators per run of a padded network, padding included
 
 
@@ -106,12 +105,8 @@ class ExportedRegressor(Regressor):
     def _export(self) -> Export:
         return read_export(self.folder)
 
-    @abstractmethod
-    def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        """Seconds of at least one graph."""
 
-
-class ExportedRooflineFormer(ExportedRegressor):
+class ExportedRooflineFormer(RooflineAnswers, ExportedRegressor):
     """The roofline former: its network answers with what each operator costs by each member."""
 
     name = "roofline_former"
@@ -120,15 +115,7 @@ class ExportedRooflineFormer(ExportedRegressor):
         super().__init__(folder, description)
         self.tokenizer = PhysicalTokenizer.from_description(description["tokenizer"])
 
-    def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        parts = [
-            np.exp(np.mean(np.log(self._members(graphs[at : at + _CHUNK])), axis=0))
-            for at in range(0, len(graphs), _CHUNK)
-        ]
-        return np.concatenate(parts) * 1e-3
-
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        """Latency in ms by each member, float64 [members, G]."""
         operators, graph = self._operators([self.tokenizer.encode(graph) for graph in graphs])
         whole = np.zeros((len(graphs), len(operators)), np.float32)
         np.add.at(whole, graph, operators.T)  # float32 and in order, as torch sums
@@ -148,18 +135,8 @@ class ExportedRooflineFormer(ExportedRegressor):
         (operator_ms,) = self.session.run(["operator_ms"], inputs)  # [members, R, devices]
         return operator_ms[..., 0], places.graph
 
-    def per_operator(self, graph: OpGraph) -> np.ndarray:
-        """Each operator's share of the predicted latency, seconds, float64 [N].
-
-        The shares sum to the prediction. What is folded into another operator, an input or a view
-        has none.
-        """
-        latency_s = float(self.predict([graph])[0])
-        tokens = self.tokenizer.encode(graph)
-        shares = self._operators([tokens])[0].astype(np.float64).mean(axis=0)
-        seconds = np.zeros(len(graph))
-        seconds[tokens.anchor] = shares / shares.sum() * latency_s
-        return seconds
+    def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
+        return self._operators([tokens])[0]
 
 
 class ExportedNarFormerV2(ExportedRegressor):

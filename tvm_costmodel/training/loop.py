@@ -23,7 +23,7 @@ from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
 from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
 from tvm_costmodel.tokenizer import TokenArrays, collate, merge
-from tvm_costmodel.training.losses import LOSSES
+from tvm_costmodel.training.losses import LOSSES, require_finite
 from tvm_costmodel.training.metrics import mape
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
@@ -237,11 +237,7 @@ class Trainer:
         for step in range(self.steps_per_epoch):
             chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
             losses.append(self._step(chosen, epoch * self.steps_per_epoch + step))
-        if not math.isfinite(losses[-1]):
-            raise ConfigError(
-                f"the loss is {losses[-1]} in epoch {epoch + 1}: lower learning_rate "
-                f"(it is {config.learning_rate})"
-            )
+        require_finite(losses[-1], epoch + 1, config.learning_rate)
         error = mape(answers(self.network, self.validation.tokens), self.validation.labels)
         self.progress.epoch = epoch + 1
         self.progress.history.append({"loss": float(np.mean(losses)), "validation_mape": error})

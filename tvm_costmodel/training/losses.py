@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from tvm_costmodel.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,6 +25,18 @@ def log_squared(predicted: Tensor, measured: Tensor) -> Tensor:
 
 LOSSES: Mapping[str, Loss] = {"relative": relative_squared, "log": log_squared}
 """Losses by the name that a training configuration gives."""
+
+
+def require_finite(loss: float, epoch: int, learning_rate: float) -> None:
+    """Ends a training whose loss is no longer a number.
+
+    Raises:
+        ConfigError: It is not; the message names the epoch and the rate to lower.
+    """
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss is {loss} in epoch {epoch}: lower learning_rate (it is {learning_rate})"
+        )
 
 
 def sequence_ranking(predicted: Tensor, measured: Tensor, order: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.roofline_former import GraphBatch, RooflineFormer
 from tvm_costmodel.training.graph_set import GraphSet
-from tvm_costmodel.training.losses import pairwise_ranking, within_networks
+from tvm_costmodel.training.losses import pairwise_ranking, require_finite, within_networks
 from tvm_costmodel.training.stacked import StackedNetworks
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
@@ -135,6 +135,46 @@ class ReplicaProgress:
     best_error: np.ndarray
     history: list[tuple[float, np.ndarray]] = field(default_factory=list)
 
+    def judge(
+        self,
+        epoch: int,
+        loss: float,
+        errors: np.ndarray,
+        weights: Mapping[str, Tensor],
+        best: Mapping[str, Tensor],
+    ) -> None:
+        """Notes an epoch and keeps the weights of the replicas that it made better.
+
+        Args:
+            epoch: Its number, from 1.
+            loss: Its mean loss.
+            errors: Validation MAPE of each replica, percent, [M].
+            weights: Stacked weights, [M, ...] each.
+            best: Where those of the best epochs are kept.
+        """
+        logger.info("epoch %d: loss %.5f, validation %s", epoch, loss, np.round(errors, 2))
+        self.history.append((loss, errors))
+        better = errors < self.best_error
+        self.best_error[better] = errors[better]
+        self.best_epoch[better] = epoch
+        for name, value in weights.items():
+            best[name][better] = value.detach()[better]
+
+
+def validation_errors(
+    predicted: np.ndarray, measured: np.ndarray, counted: np.ndarray
+) -> np.ndarray:
+    """Validation MAPE of each replica, percent, [M].
+
+    Args:
+        predicted: [M, G, P].
+        measured: The same shape or one that stretches to it, NaN where not measured.
+        counted: bool [M, G], the graphs that each replica's epoch is chosen by.
+    """
+    error = np.abs(predicted / measured - 1.0) * 100
+    known = counted[..., None] & np.isfinite(measured)
+    return np.array([error[m][known[m]].mean() for m in range(len(error))])
+
 
 class ReplicaTrainer:
     """Trains replicas and keeps the weights of each one's best epoch.
@@ -221,20 +261,13 @@ class ReplicaTrainer:
                 if epoch - self.progress.best_epoch.max() >= self.config.patience:
                     break
                 loss = self._run_epoch(epoch)
-                if not math.isfinite(loss):
-                    raise ConfigError(
-                        f"the loss is {loss} in epoch {epoch + 1}: lower learning_rate "
-                        f"(it is {self.config.learning_rate})"
-                    )
+                require_finite(loss, epoch + 1, self.config.learning_rate)
                 self._judge(epoch + 1, loss)
                 bar.set_postfix_str(f"best {self.progress.best_error.mean():.2f} %")
                 bar.update()
                 if self._state_path:
                     self._save_state(self._state_path)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self._best[name])
-        self._stack.unstack(self._best)
+        self._stack.restore(self._best)
         return self.progress
 
     def _run_epoch(self, epoch: int) -> float:
@@ -323,17 +356,8 @@ class ReplicaTrainer:
     def _judge(self, epoch: int, loss: float) -> None:
         """Keeps the weights of the replicas whose validation error is the best so far."""
         at = np.flatnonzero(self.validation.any(axis=0))
-        predicted, measured = self.predict(at), self.latency_ms[at]
-        error = np.abs(predicted / measured - 1.0) * 100
-        counted = self.validation[:, at, None] & np.isfinite(measured)
-        errors = np.array([error[m][counted[m]].mean() for m in range(len(error))])
-        logger.info("epoch %d: loss %.4f, validation %s", epoch, loss, np.round(errors, 2))
-        self.progress.history.append((loss, errors))
-        better = errors < self.progress.best_error
-        self.progress.best_error[better] = errors[better]
-        self.progress.best_epoch[better] = epoch
-        for name, value in self.parameters.items():
-            self._best[name][better] = value.detach()[better]
+        errors = validation_errors(self.predict(at), self.latency_ms[at], self.validation[:, at])
+        self.progress.judge(epoch, loss, errors, self.parameters, self._best)
 
     def predict(self, graphs: np.ndarray, chunk: int = 256) -> np.ndarray:
         """Latency in ms with the present weights, float64 [M, len(graphs), P]."""

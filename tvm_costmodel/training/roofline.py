@@ -22,17 +22,16 @@ from tvm_costmodel.tokenizer.kernels import KERNEL_FEATURES, KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
-from tvm_costmodel.training.regressor import Regressor
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
+from tvm_costmodel.training.roofline_answers import RooflineAnswers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 WEIGHTS = "model.safetensors"
-_CHUNK = 256
 
 
-class RooflineFormerRegressor(Regressor):
+class RooflineFormerRegressor(RooflineAnswers):
     """Directed attention and a roofline for each operator; the mean of the members' logarithms.
 
     Args:
@@ -131,15 +130,7 @@ class RooflineFormerRegressor(Regressor):
         number = np.unique(np.asarray(self._networks), return_inverse=True)[1]
         return np.concatenate([number, number.max() + 1 + np.arange(len(held))])
 
-    def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        parts = [
-            np.exp(np.mean(np.log(self._members(graphs[at : at + _CHUNK])), axis=0))
-            for at in range(0, len(graphs), _CHUNK)
-        ]
-        return np.concatenate(parts) * 1e-3
-
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        """Latency in ms by each member, float64 [members, G]."""
         batch = self._set(graphs).batch(np.arange(len(graphs)))
         with torch.inference_mode():
             answers = [network(batch)[0][:, 0].double().numpy() for network in self.networks]
@@ -148,21 +139,11 @@ class RooflineFormerRegressor(Regressor):
     def _set(self, graphs: Sequence[OpGraph]) -> GraphSet:
         return GraphSet([self.tokenizer.encode(graph) for graph in graphs])
 
-    def per_operator(self, graph: OpGraph) -> np.ndarray:
-        """Each operator's share of the predicted latency, seconds, float64 [N].
-
-        The shares sum to the prediction. What is folded into another operator, an input or a view
-        has none.
-        """
-        latency_s = float(self.predict([graph])[0])
-        tokens = self.tokenizer.encode(graph)
+    def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
         with torch.inference_mode():
-            parts = [network.operators(batch)[0][:, 0].double() for network in self.networks]
-        shares = torch.stack(parts).mean(dim=0).numpy()
-        seconds = np.zeros(len(graph))
-        seconds[tokens.anchor] = shares / shares.sum() * latency_s
-        return seconds
+            parts = [network.operators(batch)[0][:, 0].numpy() for network in self.networks]
+        return np.array(parts)
 
     def _is_fitted(self) -> bool:
         return bool(self.networks)

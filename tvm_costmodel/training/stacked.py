@@ -71,6 +71,13 @@ class StackedNetworks:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
     @torch.no_grad()
+    def restore(self, best: Mapping[str, Tensor]) -> None:
+        """Puts the weights to keep in place, here and in every replica."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(best[name])
+        self.unstack(best)
+
+    @torch.no_grad()
     def unstack(self, weights: Mapping[str, Tensor]) -> None:
         """Gives every replica its slice of ``weights``, and sets it to predict."""
         for m, network in enumerate(self.networks):

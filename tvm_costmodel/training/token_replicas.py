@@ -11,7 +11,6 @@ largest, ``P`` answers of a network (devices).
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -27,12 +26,10 @@ from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
 from tvm_costmodel.tokenizer import TokenArrays
 from tvm_costmodel.tokenizer.batch import distinct_tokens
 from tvm_costmodel.training.loop import TrainingConfig
-from tvm_costmodel.training.losses import LOSSES
+from tvm_costmodel.training.losses import LOSSES, require_finite
 from tvm_costmodel.training.network import best_constant
-from tvm_costmodel.training.replicas import ReplicaProgress
+from tvm_costmodel.training.replicas import ReplicaProgress, validation_errors
 from tvm_costmodel.training.stacked import StackedNetworks
-
-logger = logging.getLogger(__name__)
 
 
 class TokenSet:
@@ -156,18 +153,11 @@ class TokenReplicas:
         with tqdm(total=self.config.epochs, unit="epoch", disable=None) as bar:
             for epoch in range(self.config.epochs):
                 loss = self._run_epoch(epoch)
-                if not math.isfinite(loss):
-                    raise ConfigError(
-                        f"the loss is {loss} in epoch {epoch + 1}: lower learning_rate "
-                        f"(it is {self.config.learning_rate})"
-                    )
+                require_finite(loss, epoch + 1, self.config.learning_rate)
                 self._judge(epoch + 1, loss)
                 bar.set_postfix_str(f"best {self.progress.best_error.mean():.2f} %")
                 bar.update()
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self._best[name])
-        self._stack.unstack(self._best)
+        self._stack.restore(self._best)
         return self.progress
 
     def _run_epoch(self, epoch: int) -> float:
@@ -223,17 +213,8 @@ class TokenReplicas:
     def _judge(self, epoch: int, loss: float) -> None:
         """Keeps the weights of the replicas whose validation error is the best so far."""
         at = np.flatnonzero(self.validation.any(axis=0))
-        predicted, measured = self.predict(at), self.labels[:, at]
-        error = np.abs(predicted / measured - 1.0) * 100
-        counted = self.validation[:, at, None] & np.isfinite(measured)
-        errors = np.array([error[m][counted[m]].mean() for m in range(len(error))])
-        logger.info("epoch %d: loss %.5f, validation %s", epoch, loss, np.round(errors, 2))
-        self.progress.history.append((loss, errors))
-        better = errors < self.progress.best_error
-        self.progress.best_error[better] = errors[better]
-        self.progress.best_epoch[better] = epoch
-        for name, value in self.parameters.items():
-            self._best[name][better] = value.detach()[better]
+        errors = validation_errors(self.predict(at), self.labels[:, at], self.validation[:, at])
+        self.progress.judge(epoch, loss, errors, self.parameters, self._best)
 
     @torch.no_grad()
     def predict(self, graphs: np.ndarray, chunk: int = 64) -> np.ndarray:

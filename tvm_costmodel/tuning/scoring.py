@@ -23,7 +23,6 @@ from tvm_costmodel.tuning.correction import RatioCorrection
 from tvm_costmodel.tuning.space import Choice, DecisionSpace
 
 if TYPE_CHECKING:
-    from tvm_costmodel.models.roofline_former import RooflineFormerConfig
     from tvm_costmodel.predictor import Predictor
     from tvm_costmodel.training.regressor import Regressor
     from tvm_costmodel.training.roofline import KernelFormerRegressor, KernelPrices
@@ -358,7 +357,5 @@ def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer
 
 def _prices_kernels(regressor: Regressor) -> TypeGuard[KernelFormerRegressor]:
     """Whether what is decided for a kernel changes no other's cost: neighbours do not see it."""
-    if regressor.name != "kernel_former":
-        return False
-    model: RooflineFormerConfig = regressor.model  # type: ignore[attr-defined]
-    return model.context != "full"
+    model: Any = getattr(regressor, "model", None)
+    return regressor.name == "kernel_former" and model.context != "full"
