@@ -8,16 +8,15 @@ for each network, which names its kernels by their number. Equal stores give equ
 from __future__ import annotations
 
 import json
-import lzma
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.errors import StoreError
-from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.line_files import LineFormat
 from tvm_costmodel.profiling.measurement import (
     KernelTime,
     Measurement,
@@ -28,8 +27,7 @@ from tvm_costmodel.profiling.measurement import (
 from tvm_costmodel.profiling.rows import dumps, timing_from_dict
 from tvm_costmodel.profiling.store import Store
 
-FORMAT = "tvm-costmodel-labels"
-FORMAT_VERSION = 1
+FORMAT = LineFormat("tvm-costmodel-labels", 1, "label")
 _EXACT = ("latency_s", "relative", "reference_s")
 
 
@@ -142,14 +140,7 @@ def export_dataset(
     order = {h: number for number, h in enumerate(sorted(kernels))}
     lines = [header, *(_kernel_line(kernels[h]) for h in order)]
     lines += [_network_line(row, order) for row in chosen.rows]
-    text = "".join(dumps(line) + "\n" for line in lines)
-    packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
-    try:
-        write_atomically(path, packed)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error}; free space or choose another path"
-        ) from error
+    FORMAT.write(path, lines)
     return header
 
 
@@ -207,8 +198,8 @@ def _header(store: Store, chosen: _Selection) -> dict[str, Any]:
     """What the first line of a file says of the labels that follow."""
     good = [row for row in chosen.rows if row.status == "ok"]
     return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "format": FORMAT.name,
+        "version": FORMAT.version,
         "device": chosen.device,
         "pipeline_key": chosen.pipeline_key,
         "pipeline": store.pipelines()[chosen.pipeline_key],
@@ -332,30 +323,9 @@ def _measurement_from(
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the header, checked, then every further line of an exported file."""
-    if not path.exists():
-        raise StoreError(f"{path} does not exist; give a .db store or an exported .jsonl.xz file")
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") as stream:
-            header = json.loads(stream.readline() or "{}")
-            if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise StoreError(f"{path} is not a label file of this package (no such header)")
-            if header.get("version") != FORMAT_VERSION:
-                raise StoreError(
-                    f"{path} has label format {header.get('version')}, this version reads "
-                    f"{FORMAT_VERSION}; export the store again with this version"
-                )
-            yield header
-            for text in stream:
-                yield json.loads(text)
-    except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path} is damaged or not an .xz label file: {error}") from error
-
-
 def _read_rows(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
     """The header and every row of an exported file, failed ones too."""
-    lines = _lines(path)
+    lines = FORMAT.read(path)
     header = next(lines)
     kernels: list[KernelTime] = []
     rows = []

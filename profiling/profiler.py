@@ -226,29 +226,44 @@ class Profiler:
             known = self._known(source, graph_hash or source_key)
             if known is not None:
                 return known
-        row = Measurement(
-            key=self._key(source_key),
-            graph_hash="",
-            graph="",
-            device=self.device.name,
-            config_key=self._pipeline_key,
-            pipeline=self._pipeline,
-            family=source.family,
-            source=source.to_dict(),
-            source_key=source_key,
-            status="ok",
-            environment_id=self._environment_id,
-        )
-        row, known = self._attempt(row, source, remeasure)
+        row, known = self._attempt(self._row(source), source, remeasure)
         if known is not None:
             return known
-        row = replace(row, created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        row = replace(row, created_at=now())
         if remeasure:
             row = _better(row, self.store.get(row.key))
         self.store.put_measurement(row)
         if row.status != "ok":
             logger.warning("%s: %s: %s", source.family, row.status, row.error[:300])
         return _result(row)
+
+    def _row(
+        self,
+        source: Source,
+        graph: tuple[str, str] = ("", ""),
+        pipeline: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> Measurement:
+        """A row of a source before anything was measured.
+
+        Args:
+            source: The network.
+            graph: Its hash and JSON; empty where they are not known yet.
+            pipeline: Key and settings; the run's own when not given.
+        """
+        key, settings = pipeline or (self._pipeline_key, self._pipeline)
+        return Measurement(
+            key=measurement_key(graph[0] or source.key, self.device.name, key),
+            graph_hash=graph[0],
+            graph=graph[1],
+            device=self.device.name,
+            config_key=key,
+            pipeline=settings,
+            family=source.family,
+            source=source.to_dict(),
+            source_key=source.key,
+            status="ok",
+            environment_id=self._environment_id,
+        )
 
     def _attempt(
         self, row: Measurement, source: Source, remeasure: bool
@@ -283,7 +298,7 @@ class Profiler:
                 raise DeviceError(str(failure)) from failure
             if stage == "source" and isinstance(source, FileSource) and fault is not None:
                 raise fault(str(failure)) from failure  # a bad file is its giver's to mend
-            row = replace(row, status=_status(stage, failure.kind), error=self._told(failure))
+            row = replace(row, status=status_of(stage, failure), error=self._told(failure))
         return replace(row, seconds=seconds), None
 
     def _told(self, failure: WorkerFailure) -> str:
@@ -362,11 +377,16 @@ def _show(bar: Any, results: list[SourceResult]) -> None:
     bar.update(1)
 
 
-def _status(stage: str, kind: str) -> str:
+def status_of(stage: str, failure: WorkerFailure) -> str:
     """A row's status from the stage that failed and how."""
     if stage == "source":
         return "source_failed"
-    return f"{stage}_timeout" if kind == "timeout" else f"{stage}_failed"
+    return f"{stage}_timeout" if failure.kind == "timeout" else f"{stage}_failed"
+
+
+def now() -> str:
+    """The time as rows keep it: UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _better(new: Measurement, old: Measurement | None) -> Measurement:

@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import Any
 
 from tvm_costmodel.errors import DeviceError, MeasurementError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.profiling.cores import beside
-from tvm_costmodel.profiling.measurement import Measurement, Timing, measurement_key
-from tvm_costmodel.profiling.profiler import Profiler
+from tvm_costmodel.profiling.measurement import Measurement, Timing
+from tvm_costmodel.profiling.profiler import Profiler, now, status_of
 from tvm_costmodel.profiling.rows import timing_from_dict
 from tvm_costmodel.profiling.sources import Source
 from tvm_costmodel.profiling.worker_client import WorkerFailure, error_type
@@ -62,6 +61,16 @@ class TrialResult:
     def timing(self) -> Timing | None:
         """The label; None where there is none."""
         return self.row.timing if self.row.status == "ok" else None
+
+
+@contextmanager
+def clocked(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Adds what the block takes to ``seconds`` of a part."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - start
 
 
 class TrialProfiler(Profiler):
@@ -148,14 +157,6 @@ class TrialProfiler(Profiler):
         """The stored row of the opened network under the undecided pipeline."""
         return self.store.get(self._key(self._graph_hash))
 
-    @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] += time.monotonic() - start
-
     def _describe(self) -> dict[str, Any]:
         self._same_pipeline(self._worker.start())
         limit = self.measurement.source_timeout_s
@@ -173,23 +174,12 @@ class TrialProfiler(Profiler):
         rows = []
         for trial, told in zip(trials, asked, strict=True):
             kept = {**told["pipeline"], "decisions": dict(trial.decisions)}
-            rows.append(self._row(told["pipeline_key"], kept))
+            rows.append(self._of_network(told["pipeline_key"], kept))
         return rows
 
-    def _row(self, pipeline_key: str, pipeline: Mapping[str, Any]) -> Measurement:
-        return Measurement(
-            key=measurement_key(self._graph_hash, self.device.name, pipeline_key),
-            graph_hash=self._graph_hash,
-            graph=self._graph_json,
-            device=self.device.name,
-            config_key=pipeline_key,
-            pipeline=pipeline,
-            family=self._source.family,
-            source=self._source.to_dict(),
-            source_key=self._source.key,
-            status="ok",
-            environment_id=self._environment_id,
-        )
+    def _of_network(self, pipeline_key: str, pipeline: Mapping[str, Any]) -> Measurement:
+        graph = (self._graph_hash, self._graph_json)
+        return self._row(self._source, graph, (pipeline_key, pipeline))
 
     def _asked(self, op: str, **fields: Any) -> dict[str, Any]:
         """A request that only a broken worker fails."""
@@ -241,7 +231,7 @@ class TrialProfiler(Profiler):
 
     def _build_slot(self, slot: str, pipeline: Mapping[str, Any]) -> None:
         limit = self.measurement.build_timeout_s
-        with self._clock("builds"):
+        with clocked(self.seconds, "builds"):
             self._worker.request("build_for_turns", limit, slot=slot, pipeline=dict(pipeline))
         self._slots.add(slot)
 
@@ -251,7 +241,7 @@ class TrialProfiler(Profiler):
         slots = [row.config_key for row in rows.values()]
         limit = self.measurement.run_timeout_s * (1 + len(slots))
         self._slots -= set(slots)
-        with self._clock("runs"):
+        with clocked(self.seconds, "runs"):
             told = self._worker.request(
                 "take_turns", limit, slots=[UNDECIDED, *slots], rounds=rounds, drop=slots
             )["slots"]
@@ -267,7 +257,7 @@ class TrialProfiler(Profiler):
     ) -> Measurement:
         errors = {name: told[name] for name in ("max_abs_err", "max_rel_err")}
         timing = replace(timing_from_dict(told["timing"]), beside=undecided.visits, **errors)
-        row = replace(row, timing=timing, created_at=_now())
+        row = replace(row, timing=timing, created_at=now())
         if not told["finite"]:
             return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
         if not told["max_rel_err"] <= tolerance:
@@ -279,15 +269,15 @@ class TrialProfiler(Profiler):
         return row
 
     def _keep_undecided(self, timing: Timing) -> None:
-        row = self._row(self._pipeline_key, self._pipeline)
+        row = self._of_network(self._pipeline_key, self._pipeline)
         stored = self.store.get(row.key)
         if stored is None or stored.status != "ok":
-            self.store.put_measurement(replace(row, timing=timing, created_at=_now()))
+            self.store.put_measurement(replace(row, timing=timing, created_at=now()))
 
     def _failed(self, row: Measurement, stage: str, failure: WorkerFailure) -> Measurement:
-        status = f"{stage}_timeout" if failure.kind == "timeout" else f"{stage}_failed"
+        status = status_of(stage, failure)
         logger.warning("%s: %s: %s", row.family, status, str(failure)[:300])
-        return replace(row, status=status, error=self._told(failure), created_at=_now())
+        return replace(row, status=status, error=self._told(failure), created_at=now())
 
     def _refuse_device_fault(self, failure: WorkerFailure) -> None:
         if error_type(failure.raised) is DeviceError:
@@ -295,12 +285,8 @@ class TrialProfiler(Profiler):
 
     def _give_up(self, failure: WorkerFailure, stage: str) -> None:
         """The undecided network failed: there is nothing to hold a trial against."""
-        row = self._row(self._pipeline_key, self._pipeline)
+        row = self._of_network(self._pipeline_key, self._pipeline)
         self.store.put_measurement(self._failed(row, stage, failure))
         raise MeasurementError(
             f"the network cannot be measured even where nothing is decided: {failure}"
         ) from failure
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

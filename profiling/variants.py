@@ -8,7 +8,6 @@ Equal stores give equal bytes.
 from __future__ import annotations
 
 import json
-import lzma
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.errors import StoreError
-from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.line_files import LineFormat
 from tvm_costmodel.profiling.measurement import Measurement, content_key, quantile
 from tvm_costmodel.profiling.rows import dumps
 from tvm_costmodel.profiling.store import Store
 
-FORMAT = "tvm-costmodel-variants"
-FORMAT_VERSION = 1
+FORMAT = LineFormat("tvm-costmodel-variants", 1, "variants")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def read_variants(path: str | Path, device: str | None = None) -> VariantSet:
         StoreError: Missing, damaged or foreign file, no variants, or several devices or undecided
             pipelines to choose from.
     """
-    lines = _lines_of_file(Path(path)) if str(path).endswith(".xz") else _lines(path, device)
+    lines = FORMAT.read(Path(path)) if str(path).endswith(".xz") else _lines(path, device)
     header = next(lines)
     if device is not None and header["device"] != device:
         raise StoreError(f"{path} holds variants of {header['device']!r}, not of {device!r}")
@@ -138,25 +136,22 @@ def export_variants(
     for store in stores:
         header, *lines = _lines(store, device)
         headers.append(header)
-        networks += lines
+        # to the speed of the first store's machine
+        speed = headers[0]["reference_s"] / header["reference_s"]
+        networks += [{**n, "latency_s": _seven(n["latency_s"] * speed)} for n in lines]
     if len({(h["device"], h["pipeline_key"]) for h in headers}) > 1:
         raise StoreError("the stores hold variants of several devices or pipelines; export each")
     networks.sort(key=lambda line: line["graph_hash"])
-    scale = headers[0]["reference_s"]
-    for line in networks:
-        line["latency_s"] = float(f"{line['latency_s'] * scale / line.pop('reference_s'):.7g}")
-        line["reference_s"] = scale
     whole = {**headers[0], **_counts(networks)}
     for header in headers[1:]:
         whole["environments"] = {**whole["environments"], **header["environments"]}
-    text = "".join(dumps(line) + "\n" for line in (whole, *networks))
-    try:
-        write_atomically(path, lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error}; free space or choose another path"
-        ) from error
+    FORMAT.write(path, (whole, *networks))
     return whole
+
+
+def _seven(value: float) -> float:
+    """A number to seven significant digits, far below the noise."""
+    return float(f"{value:.7g}")
 
 
 def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
@@ -186,12 +181,12 @@ def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
         )
     used = [undecided[graph_hash] for graph_hash in sorted(variants)]
     references = [row.timing.reference_s for row in used if row.timing is not None]
-    reference_s = float(f"{quantile(references, 0.5):.7g}")
+    reference_s = _seven(quantile(references, 0.5))
     networks = [_network_line(row, variants[row.graph_hash], reference_s) for row in used]
     ids = {row.environment_id for row in used}
     yield {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "format": FORMAT.name,
+        "version": FORMAT.version,
         "device": devices[0],
         "pipeline_key": keys.pop(),
         "protocol": used[0].protocol,
@@ -221,8 +216,7 @@ def _network_line(
         "graph": json.loads(row.graph),
         "family": row.family,
         "source": dict(row.source),
-        "latency_s": float(f"{row.timing.relative * reference_s:.7g}"),
-        "reference_s": reference_s,
+        "latency_s": _seven(row.timing.relative * reference_s),
         "variants": sorted(listed, key=lambda line: dumps(line["decisions"])),
     }
 
@@ -259,23 +253,3 @@ def _group(line: Mapping[str, Any]) -> VariantGroup:
         latency_s=line["latency_s"],
         variants=variants,
     )
-
-
-def _lines_of_file(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        raise StoreError(f"{path} does not exist; give a .db store or an exported .jsonl.xz file")
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") as stream:
-            header = json.loads(stream.readline() or "{}")
-            if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise StoreError(f"{path} is not a file of variants of this package")
-            if header.get("version") != FORMAT_VERSION:
-                raise StoreError(
-                    f"{path} has variants format {header.get('version')}, this version reads "
-                    f"{FORMAT_VERSION}; export the store again with this version"
-                )
-            yield header
-            for text in stream:
-                yield json.loads(text)
-    except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path} is damaged or no .xz file of variants: {error}") from error

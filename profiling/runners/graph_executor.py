@@ -10,7 +10,7 @@ import numpy as np
 
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import ArgumentPool, random_array
-from tvm_costmodel.profiling.runners.local import LocalRunner, sample
+from tvm_costmodel.profiling.runners.local import LocalRunner, all_finite, sample
 from tvm_costmodel.profiling.runners.rpc import RpcRunner, remote_sample
 from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
 from tvm_costmodel.profiling.runners.tensors import tensor
@@ -112,7 +112,7 @@ class GraphNetwork:
 
     def outputs_are_finite(self) -> bool:
         """Runs once and looks at every floating-point output."""
-        return all(map(_all_finite, self._executor.outputs()))
+        return all(map(all_finite, self._executor.outputs()))
 
     def outputs(self) -> list[np.ndarray]:
         """Runs once and returns every output."""
@@ -167,7 +167,7 @@ class GraphRpcNetwork:
 
     def outputs_are_finite(self) -> bool:
         """Runs once and looks at every floating-point output."""
-        return all(map(_all_finite, self.outputs()))
+        return all(map(all_finite, self.outputs()))
 
     def outputs(self) -> list[np.ndarray]:
         """Runs once and fetches every output."""
@@ -178,10 +178,6 @@ class GraphRpcNetwork:
         """Ends the session."""
         self._executor = self._kernels = None  # type: ignore[assignment]
         self._runner.close()
-
-
-def _all_finite(array: np.ndarray) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _tvm_facts() -> dict[str, Any]:

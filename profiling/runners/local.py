@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.compilers.results import flatten
 from tvm_costmodel.errors import MeasurementError
 from tvm_costmodel.profiling.runners.arguments import ArgumentPool, random_array
 from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
@@ -86,7 +87,7 @@ class LocalNetwork:
     def outputs(self) -> list[np.ndarray]:
         """Runs once and returns every output."""
         self._vm.invoke_stateful("main")
-        return flat(self._vm.get_outputs("main"))
+        return flatten(self._vm.get_outputs("main"))
 
     def close(self) -> None:
         """Drops the virtual machine."""
@@ -96,18 +97,15 @@ class LocalNetwork:
 def finite(outputs: Any) -> bool:
     """Whether every floating-point tensor in nested outputs is finite."""
     if hasattr(outputs, "numpy"):
-        array = outputs.numpy()
-        return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+        return all_finite(outputs.numpy())
     if hasattr(outputs, "__len__"):
         return all(finite(item) for item in outputs)
     return True
 
 
-def flat(outputs: Any) -> list[np.ndarray]:
-    """Nested outputs as a list of arrays."""
-    if hasattr(outputs, "numpy"):
-        return [outputs.numpy()]
-    return [array for item in outputs for array in flat(item)]
+def all_finite(array: np.ndarray) -> bool:
+    """Whether an array holds no NaN or infinity; integers never do."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def sample(run: Callable[[], Sequence[float]]) -> Sample:

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.compilers.results import flatten
+from tvm_costmodel.compilers.stages import cross_linker
 from tvm_costmodel.errors import ConfigError, CostModelError, DeviceError, MeasurementError
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import random_array
-from tvm_costmodel.profiling.runners.local import finite, flat
+from tvm_costmodel.profiling.runners.local import finite
 from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
 from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
-from tvm_costmodel.profiling.runners.tensors import cross_linker, tensor
+from tvm_costmodel.profiling.runners.tensors import tensor
 
 _CONNECT_TIMEOUT_S = 5.0
 _BUSY_TIMEOUT_S = 60.0
@@ -213,7 +215,7 @@ class RpcNetwork:
         """Runs once and fetches every output."""
         with self._runner.told("running the network"):
             self._vm.invoke_stateful("main")
-            return flat(self._vm.get_outputs("main"))
+            return flatten(self._vm.get_outputs("main"))
 
     def close(self) -> None:
         """Ends the session."""

@@ -32,12 +32,3 @@ def compiled(mod: Any, target: Any) -> Any:
         return compile_(mod, target).mod
     # Without a host of its own the code that calls the kernels would be for LLVM's default triple.
     return tvm.build(mod, target=tvm.target.Target(target, host=target))
-
-
-def cross_linker(compiler: str) -> Any:
-    """What ``export_library`` links with, for a cross compiler."""
-    try:
-        from tvm.support import cc
-    except ImportError:
-        from tvm.contrib import cc
-    return cc.cross_compiler(compiler)

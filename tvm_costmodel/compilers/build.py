@@ -18,7 +18,7 @@ from tvm_costmodel.compilers.pipeline import (
     machine_passes,
 )
 from tvm_costmodel.compilers.results import KernelUse
-from tvm_costmodel.compilers.stages import build_stage
+from tvm_costmodel.compilers.stages import build_stage, export_library
 from tvm_costmodel.errors import BuildError
 
 logger = logging.getLogger(__name__)
@@ -63,13 +63,7 @@ class BuildResult:
         Raises:
             BuildError: It could not be written.
         """
-        from tvm.support import cc
-
-        path = pathlib.Path(path)
-        linked = {"fcompile": cc.cross_compiler(cross_compiler)} if cross_compiler else {}
-        with build_stage("export", self.seconds):
-            self.executable.export_library(str(path), **linked)
-        return path
+        return export_library(self.executable, path, cross_compiler, self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)

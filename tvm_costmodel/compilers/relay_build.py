@@ -17,7 +17,7 @@ from tvm import autotvm, relay
 from tvm_costmodel.compilers.relay_config import RelayConfig
 from tvm_costmodel.compilers.relay_constants import draw_constants
 from tvm_costmodel.compilers.results import KernelUse
-from tvm_costmodel.compilers.stages import build_stage
+from tvm_costmodel.compilers.stages import build_stage, export_library
 
 _REMEDY = "try RelayConfig() or leave that decision out, or report the network"
 _BRANCHES = 2  # fewest operators of one input that are combined
@@ -59,13 +59,7 @@ class BuildResult:
         Raises:
             BuildError: It could not be written.
         """
-        from tvm.contrib import cc
-
-        path = pathlib.Path(path)
-        linked = {"fcompile": cc.cross_compiler(cross_compiler)} if cross_compiler else {}
-        with build_stage("export", self.seconds, _REMEDY):
-            self.executable.export_library(str(path), **linked)
-        return path
+        return export_library(self.executable, path, cross_compiler, self.seconds, _REMEDY)
 
 
 def build(

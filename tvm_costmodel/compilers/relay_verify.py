@@ -10,7 +10,7 @@ import tvm
 from tvm.contrib import graph_executor
 
 from tvm_costmodel.compilers.relay_build import BuildResult
-from tvm_costmodel.compilers.results import Difference, Outputs, compare_outputs
+from tvm_costmodel.compilers.results import Difference, Outputs, compare_outputs, draw_inputs
 from tvm_costmodel.errors import BuildError
 
 
@@ -41,14 +41,7 @@ def random_inputs(mod: tvm.IRModule, seed: int = 0, func: str = "main") -> list[
     Raises:
         BuildError: A parameter's shape is not constant.
     """
-    rng = np.random.default_rng(seed)
-    arrays = []
-    for shape, dtype in input_specs(mod, func):
-        if dtype.startswith("float"):
-            arrays.append(rng.standard_normal(shape).astype(dtype))
-        else:
-            arrays.append(rng.integers(0, 2, shape).astype(dtype))
-    return arrays
+    return draw_inputs(input_specs(mod, func), seed)
 
 
 def run(result: BuildResult, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

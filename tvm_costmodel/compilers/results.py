@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,3 +74,24 @@ def compare_outputs(
         relative = max(relative, error / scale if scale else error)
         equal = equal and error <= atol + rtol * scale
     return Difference(absolute, relative, equal)
+
+
+def flatten(outputs: Any) -> list[np.ndarray]:
+    """Nested outputs of TVM as a list of arrays."""
+    if hasattr(outputs, "numpy"):
+        return [outputs.numpy()]
+    return [array for field in outputs for array in flatten(field)]
+
+
+def draw_inputs(specs: Iterable[tuple[tuple[int, ...], str]], seed: int = 0) -> list[np.ndarray]:
+    """Draws one array per (shape, dtype), from a standard normal distribution.
+
+    Integers are drawn from 0 and 1, so that they are valid as indices.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        rng.standard_normal(shape).astype(dtype)
+        if dtype.startswith("float")
+        else rng.integers(0, 2, shape).astype(dtype)
+        for shape, dtype in specs
+    ]

@@ -8,7 +8,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_costmodel.compilers.results import Difference, Outputs, compare_outputs
+from tvm_costmodel.compilers.results import (
+    Difference,
+    Outputs,
+    compare_outputs,
+    draw_inputs,
+    flatten,
+)
 from tvm_costmodel.errors import BuildError
 
 
@@ -20,34 +26,22 @@ def random_inputs(mod: tvm.IRModule, seed: int = 0, func: str = "main") -> list[
     Raises:
         BuildError: A parameter's shape is not constant.
     """
-    rng = np.random.default_rng(seed)
-    arrays = []
+    specs = []
     for parameter in mod[func].params:
         shape = tuple(parameter.ty.shape)
         if not all(isinstance(d, tvm.tirx.IntImm) for d in shape):
             raise BuildError(
                 f"input {parameter.name!r} has the shape {shape}; fix its dimensions first"
             )
-        dtype = str(parameter.ty.dtype)
-        extents = tuple(int(d) for d in shape)
-        if dtype.startswith("float"):
-            arrays.append(rng.standard_normal(extents).astype(dtype))
-        else:
-            arrays.append(rng.integers(0, 2, extents).astype(dtype))
-    return arrays
+        specs.append((tuple(int(d) for d in shape), str(parameter.ty.dtype)))
+    return draw_inputs(specs, seed)
 
 
 def run(executable: object, inputs: Sequence[np.ndarray], func: str = "main") -> list[np.ndarray]:
     """Runs a built network once on this machine and returns its outputs, tuples flattened."""
     machine = relax.VirtualMachine(executable, tvm.cpu())
     result = machine[func](*(tvm.runtime.tensor(array) for array in inputs))
-    return _flatten(result)
-
-
-def _flatten(result: object) -> list[np.ndarray]:
-    if hasattr(result, "numpy"):
-        return [result.numpy()]
-    return [array for field in result for array in _flatten(field)]  # type: ignore[attr-defined]
+    return flatten(result)
 
 
 def verify(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.profiling.measurement import Timing
-from tvm_costmodel.profiling.trials import Trial, TrialProfiler, TrialResult
+from tvm_costmodel.profiling.trials import Trial, TrialProfiler, TrialResult, clocked
 from tvm_costmodel.tuning.candidate import Candidate
 from tvm_costmodel.tuning.report import Ratio, ratio_of
 from tvm_costmodel.tuning.search import Scored, SearchResult, search
@@ -145,13 +144,13 @@ class Tuning:
             if m.ratio is not None and candidate not in self._learnt
         }
         if new:
-            with self._clock("learning"):
+            with clocked(self.seconds, "learning"):
                 self.scorer.learn(list(new), list(new.values()))
             self._learnt |= set(new)
         seconds = None
         if settings.minutes is not None:
             seconds = settings.minutes * 60 * _SEARCH_SHARE / len(settings.shares())
-        with self._clock("search"):
+        with clocked(self.seconds, "search"):
             found = search(
                 self.space,
                 self.scorer,
@@ -234,14 +233,6 @@ class Tuning:
     def _late(self) -> bool:
         minutes = self.settings.minutes
         return minutes is not None and time.monotonic() - self._begin > minutes * 60
-
-    @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
 
 def _log_ratio(measured: Measured) -> float:
