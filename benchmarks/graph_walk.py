@@ -12,46 +12,25 @@ machine that is the wall time, and beside other work it stays what it is.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import onnx
 from tabulate import tabulate
 
 import results_file
+from export_timing import NETWORKS, PROTOCOL, fastest_ms, light
 from tvm_costmodel.frontends import native, relax_walk
 from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
 from tvm_costmodel.frontends.relax import from_relax, graph_from_arrays
 from tvm_costmodel.graph import OpGraph
 
-NETWORKS = (
-    "resnet50 bvlc_alexnet densenet121 inception_v1 inception_v2 shufflenet squeezenet vgg19 "
-    "zfnet512"
-).split()
-ROUNDS = 15
 COLUMNS = (
     "network, operators, native walk ms, Python walk ms, ratio, arrays to OpGraph ms, "
     "from_relax ms, hash ms, costs ms, from_json ms"
 ).split(", ")
 
 
-def fastest_ms(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Fastest of `ROUNDS` runs of each step, all steps taking turns within every round."""
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in range(ROUNDS):
-        for name, step in steps.items():
-            step()  # brings the step's own code and objects back into the caches
-            start = time.thread_time()
-            step()
-            best[name] = min(best[name], 1e3 * (time.thread_time() - start))
-    return best
-
-
 def row(network: str) -> list[Any]:
-    light = Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{network}.onnx"
-    module = onnx_to_relax(load_onnx(light))
+    module = onnx_to_relax(load_onnx(light(network)))
     function = module["main"]
     inputs = len(function.params)
     arrays = native.walk(function, inputs)
@@ -79,7 +58,7 @@ def main(networks: list[str]) -> None:
     if not networks:
         results_file.write(
             "Exporting a graph",
-            f"CPU time of one thread, fastest of {ROUNDS} rounds, one run.",
+            PROTOCOL,
             tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats),
         )
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import nn
 
+from export_timing import light
 from tvm_costmodel import profiling
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.frontends import from_json, load_model
@@ -174,8 +174,7 @@ def labelled_hashes(labels: Path = LABELS) -> set[str]:
 def _onnx_bytes(name: str, folder: Path) -> bytes:
     made = torch_network(name)
     if made is None:
-        root = Path(onnx.__file__).parent / "backend/test/data/light"
-        model = read_onnx(root / f"light_{name}.onnx")
+        model = read_onnx(light(name))
         return randomise_weights(model).SerializeToString()
     network, shape = made
     scratch = folder / f".{name}.part"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.profiling.conftest import QUICK
 from tests.profiling.test_profiler import tiny
+from tests.rpc_board import board, free_port
 from tvm_costmodel.errors import ConfigError, DeviceError
 from tvm_costmodel.profiling.devices import resolve_device
 from tvm_costmodel.profiling.profiler import Profiler
@@ -21,53 +17,11 @@ from tvm_costmodel.profiling.profiler import Profiler
 KEY = "loopback"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
-        time.sleep(0.2)
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-def registered(port: int) -> bool:
-    from tvm import rpc
-
-    return KEY in rpc.connect_tracker("127.0.0.1", port).summary()["queue_info"]
-
-
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[str]:
     """A tracker with one server behind it; gives ``host:port``."""
-    port, server_port = free_port(), free_port()
-    python = [sys.executable, "-m"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    host = ["--host", "127.0.0.1"]
-    ends = ["--port", str(port), "--port-end", str(port + 1)]
-    children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
-    try:
-        wait_for(lambda: answers(port), "the tracker's start")
-        where = ["--tracker", f"127.0.0.1:{port}", "--key", KEY, *host]
-        ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
-        children.append(subprocess.Popen([*python, "tvm.exec.rpc_server", *where, *ports], **quiet))
-        wait_for(lambda: registered(port), "the server's registration")
-        yield f"127.0.0.1:{port}"
-    finally:
-        for child in children:
-            os.killpg(child.pid, 9)
-            child.wait()
+    with board(KEY) as address:
+        yield address
 
 
 def test_networks_and_kernels_are_timed_on_the_board(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.profiling.conftest import QUICK
+from tests.rpc_board import board
 from tvm_costmodel.cli import main
 from tvm_costmodel.compilers.relay_config import RelayConfig
 from tvm_costmodel.profiling.devices import resolve_device
@@ -120,53 +116,11 @@ def test_the_other_compiler_is_refused_in_one_line(
     assert "\n" not in error
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
-        time.sleep(0.3)
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-def registered(port: int) -> bool:
-    from tvm import rpc
-
-    return KEY in rpc.connect_tracker("127.0.0.1", port).summary()["queue_info"]
-
-
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[str]:
     """A tracker with one of our servers behind it; gives ``host:port``."""
-    port, server_port = free_port(), free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    python, host = [sys.executable, "-m"], ["--host", "127.0.0.1"]
-    ends = ["--port", str(port), "--port-end", str(port + 1)]
-    children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
-    try:
-        wait_for(lambda: answers(port), "the tracker's start")
-        where = ["--tracker", f"127.0.0.1:{port}", "--key", KEY, *host]
-        ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
-        server = [*python, "tvm_costmodel.profiling.relay_server", *where, *ports]
-        children.append(subprocess.Popen(server, **quiet))
-        wait_for(lambda: registered(port), "the server's registration")
-        yield f"127.0.0.1:{port}"
-    finally:
-        for child in children:
-            os.killpg(child.pid, 9)
-            child.wait()
+    with board(KEY, "tvm_costmodel.profiling.relay_server") as address:
+        yield address
 
 
 def test_networks_and_kernels_are_timed_on_a_board(tracker: str, tmp_path: Path) -> None:
