@@ -136,6 +136,7 @@ def held_out(path: str) -> DecidedLabels:
 
 
 def main() -> None:
+    """Reads the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     files = parser.add_mutually_exclusive_group(required=True)
     files.add_argument("--variants", help="variants that the predictors were trained on")

@@ -314,6 +314,7 @@ def _arrays(outputs: Any) -> list[np.ndarray]:
 
 
 def main() -> None:
+    """Reads the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,21 +129,41 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _recognise(path: Path) -> tuple[str, str]:
-    """The kind of a file, by its content, and its text where it is JSON."""
+def is_json(head: bytes) -> bool:
+    """Whether a file that begins so may be JSON."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+
+def read_start(path: Path, accepted: str, wanted: Callable[[bytes], bool]) -> tuple[bytes, bytes]:
+    """The first bytes of a model file, and all of it where they are wanted ones.
+
+    Args:
+        path: The file.
+        accepted: What files are accepted, for messages.
+        wanted: Whether a file that begins so shall be read; empty content otherwise.
+
+    Raises:
+        ModelFileError: The file cannot be read or is empty.
+    """
     try:
         with path.open("rb") as stream:
-            head = stream.read(64)
-            looks_json = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
-            content = head + stream.read() if looks_json else b""
+            head = stream.read(256)
+            content = head + stream.read() if wanted(head) else b""
     except IsADirectoryError:
-        raise ModelFileError(f"{path}: a folder; {_ACCEPTED}") from None
+        raise ModelFileError(f"{path}: a folder; {accepted}") from None
     except FileNotFoundError:
         raise ModelFileError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if not head:
         raise ModelFileError(f"{path}: the file is empty; export or download the model again")
+    return head, content
+
+
+def _recognise(path: Path) -> tuple[str, str]:
+    """The kind of a file, by its content, and its text where it is JSON."""
+    head, content = read_start(path, _ACCEPTED, is_json)
+    looks_json = is_json(head)
     if head.startswith(_ZIP_MAGIC):
         return "torch", ""
     if not looks_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel import graph_json
 from tvm_costmodel.errors import GraphError, ModelFileError
-from tvm_costmodel.frontends import LoadedModel
+from tvm_costmodel.frontends import LoadedModel, is_json, read_start
 from tvm_costmodel.frontends.relay import from_relay, with_types
 from tvm_costmodel.frontends.tvm_generation import require_relay
 from tvm_costmodel.graph import OpGraph
@@ -102,24 +102,13 @@ def _convert(model: onnx.ModelProto) -> IRModule:
     return with_types(relay.transform.DynamicToStatic()(with_types(module)))
 
 
+def _is_text(head: bytes) -> bool:
+    return is_json(head) or re.match(rb"\s*(#\[version|def @|fn )", head) is not None
+
+
 def _text(path: Path) -> str:
     """The file's content where it is text, else empty."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(256)
-            is_json = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
-            if not is_json and not re.match(rb"\s*(#\[version|def @|fn )", head):
-                content = b""
-            else:
-                content = head + stream.read()
-    except IsADirectoryError:
-        raise ModelFileError(f"{path}: a folder; {_ACCEPTED}") from None
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: there is no such file; check the path") from None
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if not head:
-        raise ModelFileError(f"{path}: the file is empty; export or download the model again")
+    head, content = read_start(path, _ACCEPTED, _is_text)
     if head.startswith(b"PK\x03\x04"):
         raise ModelFileError(f"{path}: torch.export archives are read into Relax; {_ACCEPTED}")
     return content.decode("utf-8-sig", errors="replace")
