@@ -25,8 +25,9 @@ import results_file
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer, collate
 from tvm_costmodel.training.labels import LabelledGraphs
-from tvm_costmodel.training.loop import fast_matmul, forward
+from tvm_costmodel.training.loop import forward
 from tvm_costmodel.training.losses import relative_squared
+from tvm_costmodel.training.matmul import fast_matmul
 
 BATCH = 16
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.graphs import labelled_graphs
 from tvm_costmodel.errors import CheckpointError, ConfigError
@@ -142,16 +141,6 @@ def test_rate_rises_over_a_tenth_and_falls_to_zero() -> None:
 def test_settings_out_of_range_are_refused(settings: dict) -> None:
     with pytest.raises(ConfigError):
         TrainingConfig(**settings)
-
-
-def test_fast_matmul_keeps_float32_and_is_undone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(300, 512, generator=generator) for _ in range(2))
-    before = torch.get_float32_matmul_precision()
-    with loop.fast_matmul():
-        product = a @ b.T
-    assert torch.get_float32_matmul_precision() == before
-    torch.testing.assert_close(product.double(), a.double() @ b.double().T, rtol=1e-4, atol=1e-4)
 
 
 def test_best_constant_minimises_the_relative_loss() -> None:

@@ -33,7 +33,8 @@ def former(candidates) -> KernelFormerRegressor:
     latency = 1e-3 * np.linspace(1.0, 2.0, len(graphs))
     settings = {"epochs": 2, "channels": 32, "context_channels": 8}
     regressor = build_regressor("kernel_former", 0, settings)
-    return regressor.fit(graphs, latency, (graphs, latency), networks=["one"] * len(graphs))
+    one = ["one"] * len(graphs)
+    return regressor.fit(graphs, latency, (graphs, latency), networks=(one, one))
 
 
 def test_prices_add_up_to_the_prediction_for_the_annotated_graph(former, candidates):

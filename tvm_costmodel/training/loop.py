@@ -10,7 +10,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
 from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
 from tvm_costmodel.tokenizer import TokenArrays, collate, merge
 from tvm_costmodel.training.losses import LOSSES, require_finite
+from tvm_costmodel.training.matmul import fast_matmul
 from tvm_costmodel.training.metrics import mape
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
 
@@ -149,24 +149,6 @@ def _parts(tokens: Sequence[TokenArrays]) -> Iterator[Sequence[TokenArrays]]:
             start, total = i, 0
         total += len(graph)
     yield tokens[start:]
-
-
-@contextmanager
-def fast_matmul() -> Iterator[None]:
-    """Lets torch use oneDNN for float32 matrix products on CPUs without AMX tiles.
-
-    torch's MKL takes its AVX2 path on CPUs that are not Intel's, less than half of the AVX-512
-    speed. Allowing reduced precision selects oneDNN instead, which computes in full float32 where
-    the CPU has no tiles; where it has some the results would be rounded, so nothing is changed.
-    """
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
-    before = torch.get_float32_matmul_precision()
-    if not has_tiles:
-        torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Trainer:

@@ -73,7 +73,7 @@ class Regressor(ABC):
     def __init__(self) -> None:
         self.interval: Interval | None = None
         self._kernels: Sequence[Kernels] | None = None
-        self._networks: Sequence[str] | None = None
+        self._networks: tuple[Sequence[str], Sequence[str]] | None = None
         self.card: dict[str, Any] = {}
         self.calibration: Calibration | None = None
 
@@ -83,7 +83,7 @@ class Regressor(ABC):
         latency_s: np.ndarray,
         validation: Labelled | None = None,
         kernels: Sequence[Kernels] | None = None,
-        networks: Sequence[str] | None = None,
+        networks: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> Self:
         """Learns from measured networks.
 
@@ -94,8 +94,9 @@ class Regressor(ABC):
                 the training networks, chosen by the seed, when not given.
             kernels: Measured kernels of each training network, for predictors that learn from
                 them too; needs ``validation``.
-            networks: Which network each training graph is a variant of, for predictors that learn
-                how variants differ; needs ``validation``.
+            networks: Which network each graph is a variant of, those to learn from and those of
+                ``validation``, for predictors that learn how variants differ; needs
+                ``validation``.
 
         Returns:
             This regressor.

@@ -12,10 +12,9 @@ Shape legend: ``M`` replicas, ``G`` graphs of the set, ``B`` of a batch, ``P`` d
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -29,10 +28,14 @@ from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.models.roofline_former import GraphBatch, RooflineFormer
 from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.losses import pairwise_ranking, require_finite, within_networks
+from tvm_costmodel.training.matmul import fast_matmul
+from tvm_costmodel.training.replica_progress import (
+    ReplicaProgress,
+    validation_errors,
+    variant_errors,
+)
 from tvm_costmodel.training.stacked import StackedNetworks
 from tvm_costmodel.training.state import STATE_FILE, load_state, save_state
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,61 +124,6 @@ def roofline_level(work: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(found, floor))
 
 
-@dataclass(frozen=True, eq=False)
-class ReplicaProgress:
-    """What a training of replicas left behind.
-
-    Attributes:
-        best_epoch: int [M], epoch whose weights were kept.
-        best_error: float [M], validation MAPE of that epoch, percent, mean over devices.
-        history: One row per epoch: mean loss and each replica's validation MAPE.
-    """
-
-    best_epoch: np.ndarray
-    best_error: np.ndarray
-    history: list[tuple[float, np.ndarray]] = field(default_factory=list)
-
-    def judge(
-        self,
-        epoch: int,
-        loss: float,
-        errors: np.ndarray,
-        weights: Mapping[str, Tensor],
-        best: Mapping[str, Tensor],
-    ) -> None:
-        """Notes an epoch and keeps the weights of the replicas that it made better.
-
-        Args:
-            epoch: Its number, from 1.
-            loss: Its mean loss.
-            errors: Validation MAPE of each replica, percent, [M].
-            weights: Stacked weights, [M, ...] each.
-            best: Where those of the best epochs are kept.
-        """
-        logger.info("epoch %d: loss %.5f, validation %s", epoch, loss, np.round(errors, 2))
-        self.history.append((loss, errors))
-        better = errors < self.best_error
-        self.best_error[better] = errors[better]
-        self.best_epoch[better] = epoch
-        for name, value in weights.items():
-            best[name][better] = value.detach()[better]
-
-
-def validation_errors(
-    predicted: np.ndarray, measured: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
-    """Validation MAPE of each replica, percent, [M].
-
-    Args:
-        predicted: [M, G, P].
-        measured: The same shape or one that stretches to it, NaN where not measured.
-        counted: bool [M, G], the graphs that each replica's epoch is chosen by.
-    """
-    error = np.abs(predicted / measured - 1.0) * 100
-    known = counted[..., None] & np.isfinite(measured)
-    return np.array([error[m][known[m]].mean() for m in range(len(error))])
-
-
 class ReplicaTrainer:
     """Trains replicas and keeps the weights of each one's best epoch.
 
@@ -256,7 +204,8 @@ class ReplicaTrainer:
             ConfigError: The loss is no longer a number.
         """
         start = len(self.progress.history)
-        with tqdm(total=self.config.epochs, initial=start, unit="epoch", disable=None) as bar:
+        bar = tqdm(total=self.config.epochs, initial=start, unit="epoch", disable=None)
+        with fast_matmul(), bar:
             for epoch in range(start, self.config.epochs):
                 if epoch - self.progress.best_epoch.max() >= self.config.patience:
                     break
@@ -356,7 +305,11 @@ class ReplicaTrainer:
     def _judge(self, epoch: int, loss: float) -> None:
         """Keeps the weights of the replicas whose validation error is the best so far."""
         at = np.flatnonzero(self.validation.any(axis=0))
-        errors = validation_errors(self.predict(at), self.latency_ms[at], self.validation[:, at])
+        predicted, measured, counted = self.predict(at), self.latency_ms[at], self.validation[:, at]
+        errors = validation_errors(predicted, measured, counted)
+        if self.config.within and self.variants is not None:
+            apart = variant_errors(predicted, measured, counted, self.variants[at])
+            errors = errors + self.config.within * apart
         self.progress.judge(epoch, loss, errors, self.parameters, self._best)
 
     def predict(self, graphs: np.ndarray, chunk: int = 256) -> np.ndarray:

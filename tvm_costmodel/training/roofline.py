@@ -22,6 +22,7 @@ from tvm_costmodel.tokenizer.kernels import KERNEL_FEATURES, KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
+from tvm_costmodel.training.matmul import fast_matmul
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
 from tvm_costmodel.training.roofline_answers import RooflineAnswers
 
@@ -101,7 +102,7 @@ class RooflineFormerRegressor(RooflineAnswers):
             ~learns,
             self.state_dir,
             self.resume,
-            self._variants(graphs, held),
+            self._variants(),
         )
         progress = trainer.run()
         self.networks = [network.cpu() for network in networks]
@@ -123,16 +124,16 @@ class RooflineFormerRegressor(RooflineAnswers):
             kernel_targets(*parts) for parts in zip((*graphs, *held), tokens, timed, strict=True)
         ]
 
-    def _variants(self, graphs: Sequence[OpGraph], held: Sequence[OpGraph]) -> np.ndarray | None:
+    def _variants(self) -> np.ndarray | None:
         """Which network each graph is a variant of, int64 [G]; None where all are apart."""
         if self._networks is None:
             return None
-        number = np.unique(np.asarray(self._networks), return_inverse=True)[1]
-        return np.concatenate([number, number.max() + 1 + np.arange(len(held))])
+        learn, held = self._networks
+        return np.unique([*learn, *held], return_inverse=True)[1]
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         batch = self._set(graphs).batch(np.arange(len(graphs)))
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_matmul():
             answers = [network(batch)[0][:, 0].double().numpy() for network in self.networks]
         return np.array(answers)
 
@@ -141,7 +142,7 @@ class RooflineFormerRegressor(RooflineAnswers):
 
     def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_matmul():
             parts = [network.operators(batch)[0][:, 0].numpy() for network in self.networks]
         return np.array(parts)
 
@@ -198,7 +199,7 @@ class KernelFormerRegressor(RooflineFormerRegressor):
 
     name = "kernel_former"
     tokenizer_class = KernelTokenizer
-    recipe = ReplicaConfig(epochs=60, batch_size=64, within=1.0)
+    recipe = ReplicaConfig(epochs=40, batch_size=64, within=1.0)
     config_class = staticmethod(partial(RooflineFormerConfig, features=len(KERNEL_FEATURES)))
 
 
@@ -216,7 +217,7 @@ class KernelPrices:
     def __init__(self, regressor: KernelFormerRegressor, tokens: PhysicalTokens) -> None:
         self._networks = regressor.networks
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_matmul():
             self._context = [network.context(batch) for network in self._networks]
         at = np.arange(len(tokens))
         (self.undecided,) = KernelPrices.of([(self, at, tokens.numbers, tokens.work)])
@@ -240,7 +241,7 @@ class KernelPrices:
         )
         places = [torch.as_tensor(at) for _, at, _, _ in asked]
         costs = []
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_matmul():
             for m, network in enumerate(asked[0][0]._networks):
                 rows = [p._context[m][at] for (p, *_), at in zip(asked, places, strict=True)]
                 found = network.cost(numbers, work, torch.cat(rows))[0]

@@ -28,7 +28,7 @@ from tvm_costmodel.tokenizer.batch import distinct_tokens
 from tvm_costmodel.training.loop import TrainingConfig
 from tvm_costmodel.training.losses import LOSSES, require_finite
 from tvm_costmodel.training.network import best_constant
-from tvm_costmodel.training.replicas import ReplicaProgress, validation_errors
+from tvm_costmodel.training.replica_progress import ReplicaProgress, validation_errors
 from tvm_costmodel.training.stacked import StackedNetworks
 
 

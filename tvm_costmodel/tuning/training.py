@@ -86,7 +86,7 @@ def train_on_variants(
         learn.graphs,
         learn.latency_s,
         (held.graphs, held.latency_s),
-        networks=learn.networks,
+        networks=(learn.networks, held.networks),
     )
     predicted = regressor.predict(test.graphs)
     metrics, within = evaluate(predicted, test.latency_s), decision_metrics(predicted, test)
