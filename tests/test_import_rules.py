@@ -37,6 +37,9 @@ _FRONTENDS = ("graph", "graph_json", "ops", "frontends")
 # Front-end modules made of TVM code: the others may import them inside functions only.
 TVM_CODE = ("tvm_costmodel.frontends.onnx_importer", "tvm_costmodel.frontends.relax_indices")
 
+# Cost models that TVM's tuners take, which are subclasses of TVM's own.
+TUNERS = ("tvm_costmodel.schedules.autotvm", "tvm_costmodel.schedules.auto_scheduler")
+
 # The first that matches the module's name wins.
 RULES: dict[str, Rule] = {
     **{name: Rule(never=("torch", "sqlite3", "xgboost"), rooms=_FRONTENDS) for name in TVM_CODE},
@@ -64,6 +67,10 @@ RULES: dict[str, Rule] = {
         never=("torch", "xgboost"),
         lazily=("tvm",),
         rooms=("graph", "ops", "frontends", "compilers", "profiling"),
+    ),
+    **{name: Rule(never=("torch", "sqlite3", "xgboost"), rooms=("schedules",)) for name in TUNERS},
+    "tvm_costmodel.schedules": Rule(
+        never=("tvm", "torch", "sqlite3", "xgboost"), lazily=("safetensors",), rooms=()
     ),
     "tvm_costmodel.tuning": Rule(
         lazily=HEAVY,
@@ -170,6 +177,8 @@ def test_the_import_table_holds() -> None:
         ("tvm_costmodel.profiling.worker", "torch", True, True),
         ("tvm_costmodel.compilers.relax", "tvm", False, False),
         ("tvm_costmodel.predictor", "torch", True, False),
+        ("tvm_costmodel.schedules.autotvm", "tvm", False, False),
+        ("tvm_costmodel.schedules.ranker", "tvm", True, True),
         ("tvm_costmodel.tuning.search", "torch", False, True),
         ("tvm_costmodel.tuning.search", "torch", True, False),
         ("tvm_costmodel.tuning.search", "tvm_costmodel.cli", True, True),

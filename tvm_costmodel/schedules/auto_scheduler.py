@@ -1,0 +1,139 @@
+"""The model of schedules as the cost model of auto_scheduler's search.
+
+model = AutoSchedulerCostModel()
+model.pretrain_from_files(["earlier.json"])
+policy = auto_scheduler.SketchPolicy(task, model)
+task.tune(options, search_policy=policy)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.auto_scheduler.cost_model.cost_model import PythonBasedModel
+from tvm.auto_scheduler.feature import (
+    get_per_store_features_from_measure_pairs,
+    get_per_store_features_from_states,
+)
+from tvm.auto_scheduler.measure_record import RecordReader
+
+from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.schedules.features import Features, lowered
+from tvm_costmodel.schedules.ranker import MeasuredTask, ScheduleRanker
+
+
+class AutoSchedulerCostModel(PythonBasedModel):
+    """Ranks the states of auto_scheduler's tasks.
+
+    One model serves all tasks of a `TaskScheduler`: what it learned from earlier logs is common,
+    what a search measures is learned for each task apart.
+
+    Args:
+        ranker: Learned from earlier tasks, or not; a new one by default.
+        seed: Of a new one, and of scores while nothing has been learned.
+    """
+
+    def __init__(self, ranker: ScheduleRanker | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.start = ranker or ScheduleRanker(seed=seed)
+        self._draw = np.random.default_rng(seed)
+        self._measured: dict[str, tuple[list[Features], list[float]]] = {}
+        self._rankers: dict[str, ScheduleRanker] = {}
+
+    def update(self, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+        """Learns the tasks of new measurements from all that was measured of them.
+
+        Args:
+            inputs: `tvm.auto_scheduler.MeasureInput`, of one task or several.
+            results: As many `tvm.auto_scheduler.MeasureResult`.
+        """
+        touched = set()
+        for key, features, seconds in _read(inputs, results):
+            known = self._measured.setdefault(key, ([], []))
+            known[0].append(features)
+            known[1].append(seconds)
+            touched.add(key)
+        for key in touched:
+            task = MeasuredTask(*self._measured[key])
+            if len(task.seconds) > 1 and np.isfinite(task.seconds).any():
+                ranker = ScheduleRanker(self.start.config, self.start.seed)
+                ranker.adopt(self.start)
+                self._rankers[key] = ranker.fit(task)
+
+    def predict(self, task: Any, states: Sequence[Any]) -> NDArray[np.float32]:
+        """Runs a second that are expected of states; minus infinity for those TVM cannot lower.
+
+        The search draws its parents in proportion to these, so that they are speeds, not logs.
+
+        Args:
+            task: `tvm.auto_scheduler.SearchTask`.
+            states: Of that task.
+        """
+        return self._score(task, get_per_store_features_from_states(states, task))
+
+    def predict_stages(self, task: Any, states: Sequence[Any]) -> NDArray[np.float32]:
+        """Scores of states, then for each the number of its statements and their own speeds.
+
+        Args:
+            task: `tvm.auto_scheduler.SearchTask`.
+            states: Of that task.
+        """
+        features = get_per_store_features_from_states(states, task)
+        packed = [self._score(task, features)]
+        ranker = self._ranker(task)
+        for one in features:
+            parts = np.zeros(0, np.float32)
+            if ranker.is_ready and lowered(one):
+                parts = np.exp(-ranker.statement_log_seconds(one))
+            packed += [np.asarray([len(parts)], np.float32), parts]
+        return np.concatenate(packed)
+
+    def pretrain_from_files(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        """Learns from logs of earlier tasks, as `auto_scheduler.RecordToFile` writes them.
+
+        The tasks' functions must be registered as workloads, as they were when the logs were made.
+
+        Raises:
+            ModelFileError: A file is missing or holds no records.
+        """
+        measured: dict[str, tuple[list[Features], list[float]]] = {}
+        for path in paths:
+            if not Path(path).is_file():
+                raise ModelFileError(f"no log of auto_scheduler at {path}")
+            inputs, results = RecordReader(str(path)).read_lines()
+            if not len(inputs):
+                raise ModelFileError(f"{path} holds no records of auto_scheduler")
+            for key, features, seconds in _read(inputs, results):
+                known = measured.setdefault(key, ([], []))
+                known[0].append(features)
+                known[1].append(seconds)
+        tasks = [MeasuredTask(*both) for both in measured.values()]
+        self.start.pretrain([task for task in tasks if np.isfinite(task.seconds).any()])
+
+    def _score(self, task: Any, features: Sequence[Features]) -> NDArray[np.float32]:
+        ranker = self._ranker(task)
+        if ranker.is_ready:
+            scores = ranker.predict(list(features))
+            return np.where(np.isfinite(scores), np.exp(scores), scores)
+        able = [lowered(one) for one in features]
+        return np.where(able, self._draw.random(len(able)), -np.inf).astype(np.float32)
+
+    def _ranker(self, task: Any) -> ScheduleRanker:
+        return self._rankers.get(task.workload_key, self.start)
+
+
+def _read(inputs: Sequence[Any], results: Sequence[Any]) -> list[tuple[str, Features, float]]:
+    """Task's key, features and seconds of each measurement that has features."""
+    features = get_per_store_features_from_measure_pairs(inputs, results)[0]
+    found = []
+    for given, result, one in zip(inputs, results, features, strict=True):
+        failed = int(result.error_no) != 0
+        seconds = np.inf if failed else float(np.mean([cost.value for cost in result.costs]))
+        if lowered(one):
+            found.append((str(given.task.workload_key), one.astype(np.float32), seconds))
+    return found
