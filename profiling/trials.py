@@ -36,7 +36,7 @@ class Trial:
     """A pipeline to measure a network under.
 
     Attributes:
-        pipeline: Fields for the compiler's ``PipelineConfig.from_dict``.
+        pipeline: Fields of the compiler's ``PipelineConfig`` that differ from the undecided one.
         decisions: What was decided, JSON-able, kept with the row.
     """
 
@@ -115,7 +115,7 @@ class TrialProfiler(Profiler):
     def measure(
         self,
         trials: Sequence[Trial],
-        tolerance: float = math.inf,
+        tolerance: float | None = math.inf,
         rounds: int | None = None,
         reuse: bool = True,
     ) -> list[TrialResult]:
@@ -124,7 +124,9 @@ class TrialProfiler(Profiler):
         Args:
             trials: What to measure.
             tolerance: Largest difference of an output from the undecided network's, relative to
-                the largest magnitude of it; a trial that differs more has ``wrong_output``.
+                the largest magnitude of it; a trial that differs more has ``wrong_output``. None
+                looks at no output, for pipelines that build for the sake of timing alone; the
+                rows then hold no difference.
             rounds: How often each is visited; ``MeasurementConfig.visits`` when not given.
             reuse: Take a row that the store has already instead of measuring again.
 
@@ -169,7 +171,7 @@ class TrialProfiler(Profiler):
         return max(1, min(16, int(most)) - 1)
 
     def _empty_rows(self, trials: Sequence[Trial]) -> list[Measurement]:
-        fields = [dict(trial.pipeline) for trial in trials]
+        fields = [{**self._pipeline["config"], **trial.pipeline} for trial in trials]
         asked = self._asked("pipelines", fields=fields)["pipelines"]
         rows = []
         for trial, told in zip(trials, asked, strict=True):
@@ -190,7 +192,7 @@ class TrialProfiler(Profiler):
             raise kind(str(failure)) from failure
 
     def _group(
-        self, rows: Mapping[int, Measurement], tolerance: float, rounds: int
+        self, rows: Mapping[int, Measurement], tolerance: float | None, rounds: int
     ) -> dict[int, Measurement]:
         """Builds and times rows in turns; one by one where one of them ends the worker."""
         done: dict[int, Measurement] = {}
@@ -236,15 +238,15 @@ class TrialProfiler(Profiler):
         self._slots.add(slot)
 
     def _timed(
-        self, rows: Mapping[int, Measurement], tolerance: float, rounds: int
+        self, rows: Mapping[int, Measurement], tolerance: float | None, rounds: int
     ) -> dict[int, Measurement]:
         slots = [row.config_key for row in rows.values()]
         limit = self.measurement.run_timeout_s * (1 + len(slots))
         self._slots -= set(slots)
+        how = {"rounds": rounds, "compare": tolerance is not None, "drop": slots}
         with clocked(self.seconds, "runs"):
-            told = self._worker.request(
-                "take_turns", limit, slots=[UNDECIDED, *slots], rounds=rounds, drop=slots
-            )["slots"]
+            told = self._worker.request("take_turns", limit, slots=[UNDECIDED, *slots], **how)
+        told = told["slots"]
         undecided = timing_from_dict(told[UNDECIDED]["timing"])
         self._keep_undecided(undecided)
         return {
@@ -253,11 +255,13 @@ class TrialProfiler(Profiler):
         }
 
     def _judged(
-        self, row: Measurement, told: Mapping[str, Any], undecided: Timing, tolerance: float
+        self, row: Measurement, told: Mapping[str, Any], undecided: Timing, tolerance: float | None
     ) -> Measurement:
-        errors = {name: told[name] for name in ("max_abs_err", "max_rel_err")}
+        errors: dict[str, Any] = {name: told.get(name) for name in ("max_abs_err", "max_rel_err")}
         timing = replace(timing_from_dict(told["timing"]), beside=undecided.visits, **errors)
         row = replace(row, timing=timing, created_at=now())
+        if tolerance is None:
+            return row
         if not told["finite"]:
             return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
         if not told["max_rel_err"] <= tolerance:

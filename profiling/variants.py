@@ -33,7 +33,8 @@ class Variant:
         status: See `tvm_costmodel.profiling.measurement.STATUSES`.
         ratio: Latency over the undecided network's in the same rounds; NaN where it failed.
         noise: (median - minimum) / minimum of the repeats; NaN where it failed.
-        max_rel_err: Largest difference of an output, relative to its largest magnitude.
+        max_rel_err: Largest difference of an output, relative to its largest magnitude; NaN where
+            outputs were not compared.
     """
 
     decisions: Mapping[str, Any]
@@ -154,6 +155,11 @@ def _seven(value: float) -> float:
     return float(f"{value:.7g}")
 
 
+def _three(error: float | None) -> float | None:
+    """A difference of outputs to three significant digits; None where none was taken."""
+    return None if error is None else float(f"{error:.3g}")
+
+
 def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
     """The lines that a file of a store's variants has."""
     with Store(path, write=False) as store:
@@ -228,7 +234,7 @@ def _variant_line(row: Measurement) -> dict[str, Any]:
         line |= {
             "ratio": float(f"{timing.ratio:.6g}"),
             "noise": round(timing.noise, 4),
-            "max_rel_err": float(f"{timing.max_rel_err or 0.0:.3g}"),
+            "max_rel_err": _three(timing.max_rel_err),
         }
     return line if row.status == "ok" else line | {"error": row.error[:500]}
 
@@ -241,7 +247,7 @@ def _group(line: Mapping[str, Any]) -> VariantGroup:
             v["status"],
             v.get("ratio", nan),
             v.get("noise", nan),
-            v.get("max_rel_err", nan),
+            nan if v.get("max_rel_err") is None else v["max_rel_err"],
         )
         for v in line["variants"]
     )

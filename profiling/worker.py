@@ -155,9 +155,9 @@ class Session:
     def take_turns(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Times held builds in turns; drops those of ``drop`` afterwards."""
         pin(self._cores)
-        specs = self._specs()
+        how = (self._specs(), request["rounds"], request.get("compare", True))
         try:
-            return {"slots": self._turns.time(request["slots"], specs, request["rounds"])}
+            return {"slots": self._turns.time(request["slots"], *how)}
         finally:
             self._turns.drop(request["drop"])
 

@@ -60,7 +60,9 @@ class Device:
 
     def with_compiler(self, compiler: str) -> Device:
         """The same device for another compiler, whose labels are no labels of the usual one."""
-        return self if compiler == "relax" else replace(self, name=f"{self.name}-{compiler}")
+        if compiler == "relax" or self.name.endswith(f"-{compiler}"):
+            return self
+        return replace(self, name=f"{self.name}-{compiler}")
 
     def to_dict(self) -> dict[str, Any]:
         """The device as JSON values."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.errors import ConfigError, require_known
 from tvm_costmodel.profiling.workloads import (
     densenet,
     inception,
@@ -63,7 +63,9 @@ def suite_names() -> tuple[str, ...]:
     return ("default", "quick", *FAMILIES)
 
 
-def sample_suite(name: str, count: int, seed: int = 0) -> Iterator[tuple[str, Params]]:
+def sample_suite(
+    name: str, count: int, seed: int = 0, families: Sequence[str] = ()
+) -> Iterator[tuple[str, Params]]:
     """Draws ``count`` networks, one family after the other.
 
     The draws of a family depend on the seed and the family alone, so that a longer suite starts
@@ -73,28 +75,35 @@ def sample_suite(name: str, count: int, seed: int = 0) -> Iterator[tuple[str, Pa
         name: "default" (all families), "quick" (all families, tiny networks) or a family's name.
         count: How many networks.
         seed: Equal seeds give equal networks.
+        families: Take these families of the suite alone; all of them when empty.
 
     Yields:
         Family name and parameters.
 
     Raises:
-        ConfigError: No suite has this name.
+        ConfigError: No suite has this name, or the suite no such family.
     """
     if name not in suite_names():
         raise ConfigError(f"unknown suite {name!r}; choose one of: {', '.join(suite_names())}")
-    families = [FAMILIES[name]] if name in FAMILIES else list(FAMILIES.values())
+    held = [name] if name in FAMILIES else list(FAMILIES)
+    require_known(families, held, f"families of the suite {name!r}")
+    chosen = [FAMILIES[held_name] for held_name in held if not families or held_name in families]
     size = "tiny" if name == "quick" else None
-    rngs = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in families]
+    rngs = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in chosen]
     for i in range(count):
-        family = families[i % len(families)]
-        yield family.name, family.sample(rngs[i % len(families)], size)
+        family = chosen[i % len(chosen)]
+        yield family.name, family.sample(rngs[i % len(chosen)], size)
 
 
 def suite(
-    name: str, count: int, seed: int = 0, compiler: str = "relax"
+    name: str,
+    count: int,
+    seed: int = 0,
+    compiler: str = "relax",
+    families: Sequence[str] = (),
 ) -> Iterator[WorkloadSource]:
     """``sample_suite`` as sources for the profiler."""
     from tvm_costmodel.profiling.sources import WorkloadSource
 
-    for family, params in sample_suite(name, count, seed):
+    for family, params in sample_suite(name, count, seed, families):
         yield WorkloadSource(family, params, compiler)

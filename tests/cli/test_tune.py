@@ -116,6 +116,7 @@ def test_predict_answers_with_the_undecided_latency(
         (("--device", "cpux"), "unknown device 'cpux'"),
         (("--strategy", "exhaustive"), "over the budget of 200"),
         (("--key", "board"), "--tracker HOST:PORT"),
+        (("--compiler", "relay"), "Relay left TVM at 0.20: make the Relay environment"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(

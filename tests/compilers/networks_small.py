@@ -93,6 +93,30 @@ def attention_network(emit, x):
     return nn.gelu(project(y, 4))
 
 
+def staged_network(emit, x):
+    """Three sizes of image: a pooled stem, a residual block with a gate, a split and a concat."""
+    y = emit(nn.relu(batch_norm(emit, convolution(emit, x, 16, strides=2), seed=5)))
+    y = first = emit(nn.max_pool2d(y, (2, 2), strides=(2, 2)))
+    y = emit(nn.relu(batch_norm(emit, convolution(emit, y, 16, seed=1), seed=9)))
+    gate = emit(op.mean(y, [2, 3], keepdims=True))
+    gate = emit(nn.relu(convolution(emit, gate, 4, 1, seed=2)))
+    gate = emit(op.sigmoid(convolution(emit, gate, 16, 1, seed=3)))
+    y = emit(nn.relu(emit(op.add(emit(op.multiply(y, gate)), first))))
+    down = convolution(emit, y, 24, strides=2, seed=4)
+    parts = emit(op.split(emit(nn.relu(down)), 2, 1))
+    left, right = (emit(relax.TupleGetItem(parts, i)) for i in range(2))
+    right = emit(nn.relu(convolution(emit, right, 12, seed=6)))
+    y = emit(op.concat([left, right], 1))
+    y = emit(nn.relu(batch_norm(emit, y, seed=7)))
+    y = emit(nn.relu(convolution(emit, y, 20, 1, seed=8)))
+    return emit(op.matmul(emit(op.mean(y, [2, 3])), relax.const(values(20, 11, seed=3))))
+
+
+def staged() -> tvm.IRModule:
+    """``staged_network`` for one image."""
+    return module(staged_network, [(1, 3, 48, 40)])
+
+
 NETWORKS = {
     "residual": (residual_network, (1, 3, 23, 21)),
     "dense": (dense_network, (1, 3, 24, 20)),

@@ -99,6 +99,15 @@ def test_suite_yields_sources_of_one_family() -> None:
     assert [dict(source.params) for source in sources] == expected
 
 
+def test_families_of_a_suite_draw_what_they_draw_in_the_whole_suite() -> None:
+    chosen = list(sample_suite("default", 6, 2, ["vit", "resnet"]))
+    assert [name for name, _ in chosen] == ["resnet", "vit"] * 3
+    whole = list(sample_suite("default", 3 * len(FAMILIES), 2))
+    assert chosen == [(name, params) for name, params in whole if name in ("vit", "resnet")]
+    with pytest.raises(ConfigError, match="families of the suite 'vgg': unknown key 'resnet'"):
+        list(sample_suite("vgg", 1, families=["resnet"]))
+
+
 def test_unknown_suite_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="resnet_bottleneck"):
         list(sample_suite("resnett", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tvm_costmodel.compilers.relay_target import library_architecture, require_r
 from tvm_costmodel.errors import BuildError, ConfigError, DeviceError, MeasurementError
 from tvm_costmodel.frontends.relay import from_relay
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.relay_decisions import RELAY_DECISIONS
 from tvm_costmodel.tuning.space import DecisionSpace
 
 
@@ -117,6 +117,19 @@ def test_drawn_constants_give_the_same_kernels(
     assert np.isfinite(output).all()
 
 
+@pytest.mark.parametrize("level", [0, 2])
+def test_drawn_constants_leave_what_a_level_computes_each_time(
+    mod: tvm.IRModule, target: tvm.target.Target, level: int
+) -> None:
+    """Half-precision weights are cast in every run where constants are not folded."""
+    config = RelayConfig(opt_level=level, precision="float16")
+    drawn = dataclasses.replace(config, random_constants=True)
+    uses = [
+        [(k.hash, k.calls) for k in compiler.build(mod, target, c).kernels] for c in (drawn, config)
+    ]
+    assert uses[0] == uses[1]
+
+
 def test_drawing_takes_what_comes_of_constants_alone() -> None:
     x = var("x", 4, 6)
     weight = relay.transpose(relay.multiply(const(6, 4), relay.const(np.float32(2))), [1, 0])
@@ -145,7 +158,7 @@ def test_config_reads_what_it_writes() -> None:
 
 
 def test_declared_decisions_become_configs(mod: tvm.IRModule) -> None:
-    space = DecisionSpace.for_graph(from_relay(mod), 1e-2, decisions=RELAY_DECISIONS)
+    space = DecisionSpace.for_graph(from_relay(mod), 1e-2, compiler="relay")
     offered = {choice.decision.name: choice.values for choice in space.choices}
     assert offered == {
         "opt_level": (3, 0, 1, 2),
@@ -163,7 +176,7 @@ def test_declared_decisions_become_configs(mod: tvm.IRModule) -> None:
             candidate = Candidate.of({(NETWORK, choice.decision.name): value})
             config = RelayConfig.from_dict(space.config_fields(candidate))
             assert config != RelayConfig(), (choice.decision.name, value)
-    strict = DecisionSpace.for_graph(from_relay(mod), 1e-4, decisions=RELAY_DECISIONS)
+    strict = DecisionSpace.for_graph(from_relay(mod), 1e-4, compiler="relay")
     assert not {"precision", "fast_math"} & {choice.decision.name for choice in strict.choices}
 
 

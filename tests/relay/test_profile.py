@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tvm_costmodel.profiling.devices import resolve_device
 from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.sources import WorkloadSource, source_from_dict
 from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.variants import read_variants
 from tvm_costmodel.profiling.workloads import FAMILIES, sample_suite
 
 COMPILER = "tvm_costmodel.compilers.relay"
@@ -135,3 +137,22 @@ def test_networks_and_kernels_are_timed_on_a_board(tracker: str, tmp_path: Path)
     assert len(row.kernels) > 3 and all(kernel.latency_s > 0 for kernel in row.kernels)
     facts = made.store.environments()[row.environment_id]
     assert (facts["runner"], facts["executor"], facts["key"]) == ("rpc", "graph", KEY)
+
+
+def test_decided_networks_are_timed_with_drawn_constants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, file = tmp_path / "store.db", tmp_path / "variants.jsonl.xz"
+    take = ["--suite", "quick", "--families", "resnet", "--count", "1", "--variants", "3"]
+    common = ["--compiler", "relay", "--store", str(store), "--format", "json", "-q"]
+    assert main(["profile", *take, *common, "--export", str(file)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["measured"], told["failed"], told["exported"]) == (3, 0, 1)
+    with Store(store, write=False) as held:
+        rows = list(held.measurements())
+    assert len(rows) == 4
+    assert all(row.pipeline["config"]["random_constants"] for row in rows)
+    (group,) = read_variants(file).groups
+    assert group.family == "resnet" and len(group.good) == 3
+    for variant in group.good:  # outputs of drawn constants say nothing
+        assert math.isnan(variant.max_rel_err) and 0.05 < variant.ratio < 20

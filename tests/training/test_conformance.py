@@ -29,8 +29,9 @@ SIZES = {
     "nar_former": {"frequencies": 4, "hidden": 64, "blocks": 1},
     "roofline_former": _NARROW,
     "kernel_former": _NARROW,
+    "relay_kernel_former": _NARROW,
 }
-TELLING = ("roofline_former", "kernel_former")
+TELLING = ("roofline_former", "kernel_former", "relay_kernel_former")
 """Predictors that tell what each operator costs."""
 
 

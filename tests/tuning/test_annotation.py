@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from tests.compilers.networks_small import NETWORKS, network
+from tests.compilers.networks_small import NETWORKS, network, staged
 from tests.networks import ONNX_NETWORKS, onnx_network
 from tests.tuning.passes import (
     annotated_kernels,
@@ -20,34 +21,45 @@ from tvm_costmodel.frontends.relax import from_relax
 from tvm_costmodel.profiling.workloads import FAMILIES
 from tvm_costmodel.tuning.annotation import Annotator
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.decisions import STAGE_LAYOUTS
 from tvm_costmodel.tuning.space import DecisionSpace
 
 FAST_FAMILIES = ("densenet", "shufflenet_v2", "vit")
 
 
-def _network_candidates(space: DecisionSpace) -> list[Candidate]:
-    """Every combination of the network's decisions."""
-    choices = space.network_choices
-    return [
+def _combinations(space: DecisionSpace, names: Sequence[str]) -> list[Candidate]:
+    """Every valid combination of some of the network's decisions."""
+    choices = [c for c in space.network_choices if c.decision.name in names]
+    candidates = [
         Candidate.of(
             {
-                (NETWORK, choice.decision.name): value
+                choice.place: value
                 for choice, value in zip(choices, values, strict=True)
                 if value != choice.decision.default
             }
         )
         for values in itertools.product(*(choice.values for choice in choices))
     ]
+    return [candidate for candidate in candidates if space.is_valid(candidate)]
+
+
+def _all_combinations(space: DecisionSpace) -> list[Candidate]:
+    return _combinations(space, [choice.decision.name for choice in space.network_choices])
 
 
 def _one_decision_each(space: DecisionSpace) -> list[Candidate]:
-    """The default, and every candidate that decides one thing about the network."""
-    return [c for c in _network_candidates(space) if len(c.decided) < 2]
+    """The default, every candidate that decides one thing about the network, and a mixture."""
+    alone = [c for choice in space.network_choices for c in _combinations(space, [choice.place[1]])]
+    mixed = {"stage2_layout": "NCHW", "stage4_layout": "NCHW", "precision": "float16"}
+    mixture = Candidate.of(
+        {(NETWORK, name): v for name, v in mixed.items() if (NETWORK, name) in space.by_place}
+    )
+    return list(dict.fromkeys([*alone, mixture]))
 
 
-def _hold_against_passes(mod, choose=_network_candidates) -> None:
+def _hold_against_passes(mod, choose=_all_combinations) -> None:
     graph = from_relax(mod)
-    space = DecisionSpace.for_graph(graph)
+    space = DecisionSpace.for_graph(graph, tolerance=1e-2, half_arithmetic=True)
     annotator = Annotator(graph)
     for candidate in choose(space):
         config = space.config(candidate)
@@ -65,6 +77,11 @@ def _hold_against_passes(mod, choose=_network_candidates) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_small_networks_equal_what_the_passes_export(name):
     _hold_against_passes(network(name))
+
+
+def test_layouts_of_stages_equal_what_the_passes_export():
+    names = (*STAGE_LAYOUTS, "layout", "transposes", "precision")
+    _hold_against_passes(staged(), lambda space: _combinations(space, names))
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from tvm_costmodel.training.registry import build_regressor
 from tvm_costmodel.training.roofline import KernelFormerRegressor
 from tvm_costmodel.tuning.annotation import Annotator
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS
+from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
 from tvm_costmodel.tuning.scoring import GraphScorer, KernelScorer, scorer_for
 from tvm_costmodel.tuning.space import DecisionSpace
 
 GRAPH = resnet_graph((1, 1), 16, 32, 10)
-SPACE = DecisionSpace.for_graph(GRAPH, tolerance=1e-2)
+SPACE = DecisionSpace.for_graph(GRAPH, tolerance=1e-2, half_arithmetic=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,25 @@ def test_prices_add_up_to_the_prediction_for_the_annotated_graph(former, candida
     assert scores.spread[1:].max() > 0
     np.testing.assert_array_equal(fast.score(candidates[::-1]).latency_s, scores.latency_s[::-1])
     assert fast.score([]).latency_s.shape == (0,)
+
+
+def test_prices_add_up_under_layouts_of_stages_and_in_half_precision(former):
+    fast, slow = KernelScorer(former, SPACE), GraphScorer(former, SPACE)
+    found = [name for name in SPACE.by_place if name[1] in STAGE_LAYOUTS]
+    assert len(found) > 2
+    rng = np.random.default_rng(3)
+    networks = [Candidate.of({place: "NCHW"}) for place in found]
+    networks += [Candidate.of(dict.fromkeys(found[:2], "NCHW"))]
+    networks += [n.replaced([(NETWORK, "precision", "float16")]) for n in networks]
+    drawn = [SPACE.under(SPACE.sample(rng, 0.5), network) for network in networks]
+    assert [c.network for c in drawn] == [n.network for n in networks]
+    assert all(SPACE.is_valid(c) and c.operators for c in drawn)
+    both = [*networks, *drawn]
+    scores = fast.score(both).latency_s
+    np.testing.assert_allclose(scores, slow.score(both).latency_s, rtol=1e-5)
+    assert len(set(scores.tolist())) == len(both)
+    for network in networks:
+        SPACE.check(fast.best_values(network))
 
 
 def test_a_context_that_sees_decisions_is_not_priced_kernel_by_kernel(candidates):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.compilers.networks_small import network
+from tests.compilers.networks_small import network, staged
 from tests.tuning.scorers import KnownScorer
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.frontends.relax import from_relax
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS
+from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
 from tvm_costmodel.tuning.search import WHOLE, search
 from tvm_costmodel.tuning.space import DecisionSpace
 
@@ -74,6 +74,30 @@ def test_a_small_budget_is_kept_whatever_the_space(small_space) -> None:
     assert (found.strategy, found.scored) == ("evolution", 20)
     with pytest.raises(ConfigError, match=f"scores {small_space.joint_size} candidates.*of 20"):
         search(small_space, KnownScorer(GAINS), candidates=20, strategy="exhaustive")
+
+
+@pytest.fixture(scope="module")
+def staged_space() -> DecisionSpace:
+    return DecisionSpace.for_graph(from_relax(staged()), tolerance=1e-2, half_arithmetic=True)
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "beam"])
+def test_layouts_of_stages_are_found_with_few_graphs(staged_space, strategy) -> None:
+    gains = {("stage1_layout", "NCHW"): -0.1, ("stage3_layout", "NCHW"): -0.2}
+    gains |= {("stage2_layout", "NCHW"): 0.1, ("accumulators", 16): -0.03, ("fusion", "off"): 0.4}
+    scorer = KnownScorer(gains)
+    found = search(staged_space, scorer, candidates=3000, strategy=strategy)
+    best = found.ranked[0].candidate
+    assert dict(best.network) == {"stage1_layout": "NCHW", "stage3_layout": "NCHW"}
+    assert {name for _, name, _ in best.operators} == {"accumulators"}
+    plain = {c.network for c in scorer.scored if not {n for n, _ in c.network} & {*STAGE_LAYOUTS}}
+    assert len({c.network for c in scorer.scored}) <= len(plain) + 6 + 8
+
+
+def test_chance_alone_meets_few_graphs(staged_space) -> None:
+    scorer = KnownScorer({})
+    search(staged_space, scorer, candidates=2000, strategy="random")
+    assert len({c.network for c in scorer.scored}) <= 256
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "beam", "random"])

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.compilers.networks_small import NETWORKS, network
+from tests.compilers.networks_small import NETWORKS, network, staged
+from tvm_costmodel.compilers.decidable import convolution_stages
 from tvm_costmodel.compilers.relax import PipelineConfig, build, compare_outputs, cpu_target
 from tvm_costmodel.compilers.verify import random_inputs, run
 from tvm_costmodel.errors import ConfigError
@@ -16,7 +17,7 @@ from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.ops import ANNOTATIONS
 from tvm_costmodel.tuning.annotation import Annotator, annotate
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS, Decision
+from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS, Decision
 from tvm_costmodel.tuning.space import DecisionSpace
 
 
@@ -67,6 +68,74 @@ def test_size_counts_the_valid_candidates():
     assert candidates[0] == space.default
     for candidate in candidates:
         space.check(candidate)
+
+
+@pytest.fixture(scope="module")
+def staged_space() -> DecisionSpace:
+    return DecisionSpace.for_graph(from_relax(staged()), tolerance=1e-2, half_arithmetic=True)
+
+
+def test_layouts_of_stages_are_offered_where_there_are_several(staged_space, graph):
+    offered = [n for i, n in staged_space.by_place if n in STAGE_LAYOUTS]
+    assert offered == ["stage1_layout", "stage2_layout", "stage3_layout"]
+    one = DecisionSpace.for_graph(graph)  # all its convolutions make images of one size
+    assert not [n for i, n in one.by_place if n in STAGE_LAYOUTS]
+    assert staged_space.config(staged_space.default) == PipelineConfig()
+    candidate = Candidate.of({(NETWORK, "stage2_layout"): "NCHW", (1, "algorithm"): "im2col"})
+    config = staged_space.config(candidate)
+    assert (config.layout, config.stage_layouts) == ("NHWC", ((2, "NCHW"),))
+    assert Candidate.from_json(candidate.to_json()) == candidate
+
+
+def test_what_needs_channels_last_needs_it_of_its_own_stage(staged_space):
+    stages = convolution_stages(staged_space.graph)
+    by_stage = {
+        stage: i for i, stage in stages.items() if (i, "algorithm") in staged_space.by_place
+    }
+    for stage in (1, 2, 3):
+        place = (NETWORK, f"stage{stage}_layout")
+        for other, i in by_stage.items():
+            candidate = Candidate.of({place: "NCHW", (i, "algorithm"): "im2col"})
+            assert staged_space.is_valid(candidate) == (other != stage)
+    first = Candidate.of({(NETWORK, "stage1_layout"): "NCHW", (by_stage[1], "algorithm"): "im2col"})
+    with pytest.raises(ConfigError, match="needs layout NHWC and .*stage1_layout same"):
+        staged_space.check(first)
+    both = Candidate.of({(NETWORK, "stage1_layout"): "NCHW", (NETWORK, "layout"): "NCHW"})
+    with pytest.raises(ConfigError, match="stage1_layout 'NCHW' of the network needs layout NHWC"):
+        staged_space.check(both)
+
+
+def test_half_precision_is_offered_where_it_gains_and_the_tolerance_allows_it(staged_space):
+    graph = staged_space.graph
+    assert staged_space.by_place[NETWORK, "precision"].values == ("float32", "float16")
+    for tolerance, halves in ((1e-3, True), (1e-2, False)):
+        space = DecisionSpace.for_graph(graph, tolerance, half_arithmetic=halves)
+        assert (NETWORK, "precision") not in space.by_place
+    halved = Candidate.of({(NETWORK, "precision"): "float16"})
+    assert staged_space.config(halved) == PipelineConfig(precision="float16")
+    convolution = min(i for i, name in staged_space.by_place if name == "algorithm")
+    with pytest.raises(ConfigError, match="needs layout NHWC and precision float32"):
+        staged_space.check(halved.replaced([(convolution, "algorithm", "im2col")]))
+
+
+def test_what_is_drawn_to_learn_from_departs_in_every_decision(staged_space):
+    rng = np.random.default_rng(0)
+    drawn = [staged_space.explore(rng) for _ in range(400)]
+    for candidate in drawn:
+        staged_space.check(candidate)
+    departing = {name for candidate in drawn for _, name, _ in candidate.decided}
+    assert departing == {choice.decision.name for choice in staged_space.choices}
+    in_stages = [any(n in STAGE_LAYOUTS for n, _ in c.network) for c in drawn]
+    assert 0.03 < np.mean(in_stages) < 0.3  # most learn from the rest
+
+
+def test_sizes_count_combinations_of_stages():
+    names = ("layout", "algorithm", *STAGE_LAYOUTS)
+    chosen = [d for d in DECISIONS if d.name in names]
+    space = DecisionSpace.for_graph(from_relax(staged()), decisions=chosen)
+    candidates = list(space.candidates())
+    assert space.joint_size == len(candidates) == len(set(candidates))
+    assert len({c.network for c in candidates}) == 2**3 + 1
 
 
 def test_equal_kernels_are_decided_together():

@@ -24,6 +24,7 @@ from tvm_costmodel.errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
+    MissingDependencyError,
     ModelFileError,
 )
 from tvm_costmodel.profiling.devices import resolve_device
@@ -199,6 +200,8 @@ def test_bad_input_is_refused_and_leaves_nothing(
         (ConfigError, "positive number", mod, {"tolerance": -1.0}),
         (ConfigError, "measure is 0", mod, {"measure": 0}),
         (ConfigError, "unknown search strategy", mod, {"strategy": "magic"}),
+        (ConfigError, "unknown compiler 'rely'; use relax or relay", mod, {"compiler": "rely"}),
+        (MissingDependencyError, "Relay left TVM at 0.20", mod, {"compiler": "relay"}),
         (ModelFileError, "no such file", tmp_path / "none.onnx", {}),
         (DeviceError, "unknown device 'cpux'", mod, {"device": "cpux"}),
         (CheckpointError, "rpi4", mod, {"device": "rpi4", "predictor": None}),

@@ -47,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=positive_int, metavar="N", help=f"networks of the suite ({DEFAULT_COUNT})"
     )
+    parser.add_argument(
+        "--families", default="", metavar="A,B", help="take these families of the suite alone"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which networks the suite draws")
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="stop after this time")
     parser.add_argument(
@@ -119,23 +122,23 @@ def _measure(
     from tvm_costmodel.profiling.trials import TrialProfiler
 
     kind = TrialProfiler if args.variants else Profiler
+    pipeline = LABEL_PIPELINES[args.compiler]
     profiler = kind(
         device,
         store,
         MeasurementConfig(kernels=not args.variants),
-        None if args.variants else LABEL_PIPELINES[args.compiler],  # whose outputs are compared
+        pipeline,
         cores=args.cores,
         retry_failed=args.retry_failed,
         progress=not args.quiet,
         compiler=f"tvm_costmodel.compilers.{args.compiler}",
     )
     if isinstance(profiler, TrialProfiler):
-        from tvm_costmodel.tuning.decisions import DECISIONS
-        from tvm_costmodel.tuning.relay_decisions import RELAY_DECISIONS
         from tvm_costmodel.tuning.variant_labels import measure_variants
 
-        offered = RELAY_DECISIONS if args.compiler == "relay" else DECISIONS
-        return measure_variants(profiler, sources, args.variants, args.minutes, decisions=offered)
+        limits = (args.variants, args.minutes)
+        compare = pipeline is None  # otherwise built for the sake of timing alone
+        return measure_variants(profiler, sources, *limits, compiler=args.compiler, compare=compare)
     if args.remeasure_stale:
         return profiler.remeasure_stale(minutes=args.minutes)
     if args.remeasure_noisy:
@@ -155,7 +158,11 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         FileSource(path, shapes, compiler=args.compiler) for path in args.model
     ]
     if args.suite:
-        sources += suite(args.suite, args.count or DEFAULT_COUNT, args.seed, args.compiler)
+        count = args.count or DEFAULT_COUNT
+        families = args.families.split(",") if args.families else []
+        sources += suite(args.suite, count, args.seed, args.compiler, families)
+    elif args.families:
+        raise ConfigError("--families chooses from a suite; add --suite default")
     return sources
 
 

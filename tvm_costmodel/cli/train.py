@@ -36,6 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="learn how decisions differ, from a store or .jsonl.xz file of `profile --variants`; "
         "--store then adds networks that were measured undecided",
     )
+    parser.add_argument(
+        "--start",
+        metavar="CHECKPOINT",
+        help="with --variants of Relay: begin relay_kernel_former at this kernel former of Relax",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from an interrupted training")
     parser.add_argument(
         "--set",
@@ -56,6 +61,8 @@ def run(args: argparse.Namespace) -> Output:
     build_regressor(args.predictor, args.seed, settings)  # is refused before the labels are read
     if not (args.store or args.variants):
         raise ConfigError("give labels to learn from: --store DB, or --variants FILE")
+    if args.start and not args.variants:
+        raise ConfigError("--start is for relay_kernel_former, which learns from --variants FILE")
     labels = LabelledGraphs.from_file(args.store, args.device) if args.store else None
     how: dict[str, Any] = {"seed": args.seed, "resume": args.resume, "settings": settings}
     summary: TrainingSummary | DecisionTrainingSummary
@@ -64,7 +71,8 @@ def run(args: argparse.Namespace) -> Output:
         from tvm_costmodel.tuning.training import train_on_variants
 
         variants = read_variants(args.variants, args.device)
-        summary = train_on_variants(variants, args.predictor, args.output, labels=labels, **how)
+        how |= {"labels": labels, "start": args.start}
+        summary = train_on_variants(variants, args.predictor, args.output, **how)
     else:
         assert labels is not None
         summary = train(labels, args.predictor, args.output, **how)

@@ -6,6 +6,7 @@ import argparse
 
 from tvm_costmodel.cli.options import (
     add_board,
+    add_compiler,
     add_device,
     add_model,
     parse_shapes,
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_model(parser, compiled=True)
     add_device(parser)
+    add_compiler(parser)
     add_board(parser)
     parser.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="directory for library and report"
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> Output:
         predictor=args.checkpoint or args.predictor,
         measure=args.measure,
         device=choose_device(args.device, args.tracker, args.key, args.threads),
+        compiler=args.compiler,
         store=args.store,
         output=args.output,
         tolerance=args.tolerance,

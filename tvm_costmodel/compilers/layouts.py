@@ -1,4 +1,4 @@
-"""Removal of the transposes that layout conversion leaves behind.
+"""Layouts of convolutions, and removal of the transposes that layout conversion leaves behind.
 
 ``ConvertLayout`` puts a transpose on each side of an operator it cannot convert. Element-wise
 operators do not care about layout, so transposes move down through them until they meet their
@@ -7,16 +7,23 @@ inverse, or the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import Call, GenericConst
-from tvm.relax import Expr, Var
+from tvm.relax import Expr, Var, transform
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_costmodel.compilers.decidable import stages_of
 from tvm_costmodel.compilers.folding import constant, constant_value, operator_name
+
+KERNEL_LAYOUTS: Mapping[str, str] = {"NHWC": "HWIO", "NCHW": "OIHW"}
+"""Layouts that convolutions can run in, each with that of their weights."""
+
+_CONVOLUTION = "relax.nn.conv2d"
 
 _UNARY = frozenset(
     f"relax.{name}"
@@ -31,6 +38,49 @@ _BINARY = frozenset(
 )
 
 Axes = tuple[int, ...]
+
+
+def convert_layouts(layout: str, stages: Mapping[int, str]) -> tvm.transform.Pass:
+    """``ConvertLayout`` with a layout of their own for the convolutions of some stages.
+
+    Args:
+        layout: Layout of all others.
+        stages: Layout by stage, see ``decidable.stages_of``.
+    """
+    if not stages:
+        return transform.ConvertLayout({_CONVOLUTION: [layout, KERNEL_LAYOUTS[layout]]})
+
+    @tvm.transform.module_pass(opt_level=0, name="ConvertLayoutByStage")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        pixels: dict[int, int] = {}
+
+        def visit(expr: Expr) -> None:
+            if operator_name(expr) == _CONVOLUTION:
+                count = _pixels(expr)
+                pixels[count] = count
+
+        for func in mod.functions.values():
+            if isinstance(func, relax.Function):
+                relax.analysis.post_order_visit(func, visit)
+        stage = stages_of(pixels)
+
+        def wanted(call: Call) -> dict[str, list[str]]:
+            if operator_name(call) != _CONVOLUTION:
+                return {}
+            chosen = stages.get(stage.get(_pixels(call), 0), layout)
+            return {_CONVOLUTION: [chosen, KERNEL_LAYOUTS[chosen]]}
+
+        return transform.ConvertLayout({}, wanted)(mod)
+
+    return run
+
+
+def _pixels(call: Call) -> int:
+    """Pixels of a convolution's output image; 0 where they are unknown until run time."""
+    extents = dict(zip(str(call.attrs.out_layout), call.ty.shape, strict=True))
+    sides = [extents[letter] for letter in "HW"]
+    known = all(isinstance(side, tvm.tirx.IntImm) for side in sides)
+    return math.prod(int(side) for side in sides) if known else 0
 
 
 @mutator

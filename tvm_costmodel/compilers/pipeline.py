@@ -15,6 +15,7 @@ from tvm.relax import transform
 
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.decision import KernelDecision
+from tvm_costmodel.compilers.decidable import STAGES
 from tvm_costmodel.compilers.decided import DecidedKernels
 from tvm_costmodel.compilers.folding import (
     ConstantFolder,
@@ -23,14 +24,15 @@ from tvm_costmodel.compilers.folding import (
     operator_name,
 )
 from tvm_costmodel.compilers.joining import join_products
-from tvm_costmodel.compilers.layouts import TransposeSinker
+from tvm_costmodel.compilers.layouts import KERNEL_LAYOUTS, TransposeSinker, convert_layouts
+from tvm_costmodel.compilers.precision import store_halves
 from tvm_costmodel.errors import ConfigError, require_known
 
 # Raised whenever the passes or their order change what is compiled: latencies measured under
 # another version are not comparable.
 PIPELINE_VERSION = 1
 
-_LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
+_PRECISIONS = ("float32", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,10 @@ class PipelineConfig:
             product and slices of it; a kernel decided for the first of them is that of the whole.
         cancel_transposes: Whether transposes move through element-wise operators until they meet
             their inverse.
+        stage_layouts: Layouts of the convolutions of single stages where that is not ``layout``,
+            see ``decidable.stages_of``; ascending stages.
+        precision: ``float16`` stores what convolutions and matrix products read in half precision,
+            and computes in single precision; ``float32`` stores all as it is.
         kernels: Decisions for single convolutions and matrix products, each with the operator's
             id in the graph that ``from_relax`` reads from the module; ascending ids.
     """
@@ -58,16 +64,21 @@ class PipelineConfig:
     fuse_depth: int = 0
     join_products: bool = False
     cancel_transposes: bool = True
+    stage_layouts: tuple[tuple[int, str], ...] = ()
+    precision: str = "float32"
     kernels: tuple[tuple[int, KernelDecision], ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks the fields and brings kernels into order.
+        """Checks the fields and brings stages and kernels into order.
 
         Raises:
             ConfigError: A field is out of range.
         """
-        if self.layout not in _LAYOUTS:
-            raise ConfigError(f"layout is {self.layout!r}; use one of {', '.join(_LAYOUTS)}")
+        for layout in (self.layout, *(layout for _, layout in self.stage_layouts)):
+            if layout not in KERNEL_LAYOUTS:
+                raise ConfigError(f"layout is {layout!r}; use one of {', '.join(KERNEL_LAYOUTS)}")
+        if self.precision not in _PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; use one of {_PRECISIONS}")
         if not 0 <= self.fuse_depth <= 256:
             raise ConfigError(f"fuse_depth is {self.fuse_depth}; use 1 to 256, or 0 for no limit")
         ordered = sorted(dict(self.kernels).items())
@@ -75,6 +86,14 @@ class PipelineConfig:
             raise ConfigError("kernels names an operator twice; decide once for each")
         kept = tuple((i, decision) for i, decision in ordered if decision != KernelDecision())
         object.__setattr__(self, "kernels", kept)
+        stages = sorted(dict(self.stage_layouts).items())
+        if len(stages) != len(self.stage_layouts) or any(not 1 <= n <= STAGES for n, _ in stages):
+            raise ConfigError(
+                f"stage_layouts is for stages {[n for n, _ in self.stage_layouts]}; name each of "
+                f"1 to {STAGES} at most once"
+            )
+        departing = tuple((n, layout) for n, layout in stages if layout != self.layout)
+        object.__setattr__(self, "stage_layouts", departing)
 
     @property
     def key(self) -> str:
@@ -97,6 +116,10 @@ class PipelineConfig:
             fields["join_products"] = True
         if not self.cancel_transposes:
             fields["cancel_transposes"] = False
+        if self.stage_layouts:
+            fields["stage_layouts"] = {str(n): layout for n, layout in self.stage_layouts}
+        if self.precision != "float32":
+            fields["precision"] = self.precision
         if self.kernels:
             fields["kernels"] = {str(i): decision.to_dict() for i, decision in self.kernels}
         return fields
@@ -114,6 +137,9 @@ class PipelineConfig:
         values = dict(fields)
         if isinstance(values.get("rule"), Mapping):
             values["rule"] = CpuRuleConfig.from_dict(values["rule"])
+        if isinstance(values.get("stage_layouts"), Mapping):
+            stages = values["stage_layouts"].items()
+            values["stage_layouts"] = tuple((int(n), layout) for n, layout in stages)
         if isinstance(values.get("kernels"), Mapping):
             values["kernels"] = tuple(
                 (int(i), KernelDecision.from_dict(decision))
@@ -211,13 +237,13 @@ def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
         # A binding of one variable to another stops ConvertLayout from passing layouts on.
         transform.CanonicalizeBindings(),
     ]
-    if config.layout != "NCHW":
-        passes.append(
-            transform.ConvertLayout({"relax.nn.conv2d": [config.layout, _LAYOUTS[config.layout]]})
-        )
+    if config.layout != "NCHW" or config.stage_layouts:
+        passes.append(convert_layouts(config.layout, dict(config.stage_layouts)))
     passes += [decompose_for_inference(), fold_constants()]
     if config.cancel_transposes:
         passes.append(sink_transposes())
+    if config.precision == "float16":
+        passes.append(store_halves())
     return [*passes, decided.legalise()] if decided else passes
 
 

@@ -23,10 +23,15 @@ __all__ = [
     "compare_outputs",
     "cpu_target",
     "default_config",
+    "has_half_arithmetic",
     "lower",
     "pipeline",
     "verify",
 ]
+
+# What LLVM calls arithmetic on halves: AVX512-FP16, and FEAT_FP16 of Arm.
+_HALF_FEATURES = frozenset(("avx512fp16", "fullfp16"))
+_GPUS = frozenset(("cuda", "rocm", "metal"))
 
 
 def cpu_target(threads: int = 1, mcpu: str | None = None) -> tvm.target.Target:
@@ -49,6 +54,13 @@ def cpu_target(threads: int = 1, mcpu: str | None = None) -> tvm.target.Target:
         )
     name = mcpu or tvm.target.codegen.llvm_get_system_cpu()
     return tvm.target.Target({"kind": "llvm", "mcpu": name, "num-cores": threads})
+
+
+def has_half_arithmetic(target: tvm.target.Target) -> bool:
+    """Whether a target computes in half precision by itself, instead of converting each value."""
+    if target.kind.name != "llvm":
+        return target.kind.name in _GPUS
+    return not _HALF_FEATURES.isdisjoint(tvm.target.codegen.llvm_get_cpu_features(target))
 
 
 def default_config(mod: tvm.IRModule, target: tvm.target.Target) -> PipelineConfig:

@@ -14,6 +14,7 @@ import tvm
 from tvm import relay
 
 _POOL = 1 << 18
+_FOLDED_FROM = 2  # the level from which on Relay folds constants; below they are computed each run
 
 
 def draw_constants() -> tvm.transform.Pass:
@@ -23,7 +24,7 @@ def draw_constants() -> tvm.transform.Pass:
     branches, which are left to FoldConstant.
     """
 
-    @tvm.transform.module_pass(opt_level=0, name="DrawConstants")
+    @tvm.transform.module_pass(opt_level=_FOLDED_FROM, name="DrawConstants")
     def run(mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         mod = relay.transform.InferType()(mod)
         main = mod["main"]

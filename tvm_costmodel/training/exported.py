@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from tvm_costmodel.baselines.flops import log_power_law
 from tvm_costmodel.errors import CheckpointError, ConfigError, MissingDependencyError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.tokenizer import Tokenizer, collate
-from tvm_costmodel.tokenizer.joined import JoinedGraphs
+from tvm_costmodel.tokenizer.joined import JoinedGraphs, Places
+from tvm_costmodel.tokenizer.kernels import KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.tokenizer.relay_kernels import RelayKernelTokenizer
 from tvm_costmodel.training.checkpoint import Export, read_card, read_export
+from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.regressor import Regressor
 from tvm_costmodel.training.roofline_answers import RooflineAnswers
 
@@ -110,10 +113,11 @@ class ExportedRooflineFormer(RooflineAnswers, ExportedRegressor):
     """The roofline former: its network answers with what each operator costs by each member."""
 
     name = "roofline_former"
+    tokenizer_class: ClassVar[type[PhysicalTokenizer | KernelTokenizer]] = PhysicalTokenizer
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         super().__init__(folder, description)
-        self.tokenizer = PhysicalTokenizer.from_description(description["tokenizer"])
+        self.tokenizer = self.tokenizer_class.from_description(description["tokenizer"])
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         operators, graph = self._operators([self.tokenizer.encode(graph) for graph in graphs])
@@ -125,18 +129,60 @@ class ExportedRooflineFormer(RooflineAnswers, ExportedRegressor):
         """Latency in ms of every token by each member, float32 [members, R], and its graph, [R]."""
         joined = JoinedGraphs(tokens)
         places = joined.places(np.arange(len(tokens)))
-        inputs = {
+        (operator_ms,) = self.session.run(["operator_ms"], self._inputs(joined, places))
+        return operator_ms[..., 0], places.graph  # [members, R, devices]
+
+    def _inputs(self, joined: JoinedGraphs, places: Places) -> dict[str, np.ndarray]:
+        return {
             "slot": joined.slot,
             "numbers": joined.numbers,
             "work": joined.work,
             "source": places.source,
             "target": places.target,
         }
-        (operator_ms,) = self.session.run(["operator_ms"], inputs)  # [members, R, devices]
-        return operator_ms[..., 0], places.graph
 
     def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
         return self._operators([tokens])[0]
+
+
+class ExportedKernelFormer(ExportedRooflineFormer):
+    """The kernel former: its network prices rows, each one a kernel of a network as decided."""
+
+    name = "kernel_former"
+    tokenizer_class = KernelTokenizer
+
+    @property
+    def sees_decisions(self) -> bool:
+        """Whether what is decided for a kernel changes what its neighbours cost."""
+        return bool(self.description["network"]["context"] == "full")
+
+    def context_of(self, tokens: PhysicalTokens) -> PhysicalTokens:
+        """The tokens themselves: attention over a network is cheap beside its kernels' costs."""
+        return tokens
+
+    def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
+        """See `KernelPricer.costs`."""
+        joined = JoinedGraphs([tokens for tokens, _ in places])
+        at = [first + at for first, (_, at) in zip(joined.first, places, strict=False)]
+        asked = {"row": np.concatenate(at), "row_numbers": numbers, "row_work": work}
+        inputs = self._context(joined, joined.places(np.arange(len(places)))) | asked
+        (operator_ms,) = self.session.run(["operator_ms"], inputs)  # [members, R, devices]
+        return np.asarray(operator_ms[..., 0].T, dtype=np.float64)
+
+    def _inputs(self, joined: JoinedGraphs, places: Places) -> dict[str, np.ndarray]:
+        every = {"row": places.rows, "row_numbers": joined.numbers, "row_work": joined.work}
+        return self._context(joined, places) | every
+
+    def _context(self, joined: JoinedGraphs, places: Places) -> dict[str, np.ndarray]:
+        whole = super()._inputs(joined, places)
+        return {name: array for name, array in whole.items() if name != "work"}
+
+
+class ExportedRelayKernelFormer(ExportedKernelFormer):
+    """The kernel former over networks that Relay compiles."""
+
+    name = "relay_kernel_former"
+    tokenizer_class = RelayKernelTokenizer
 
 
 class ExportedNarFormerV2(ExportedRegressor):

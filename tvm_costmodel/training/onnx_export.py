@@ -181,23 +181,81 @@ class _Members(nn.Module):
         return torch.stack([member.operators(batch)[0] for member in self.members])  # type: ignore[operator]
 
 
-def _roofline_form(regressor: Any) -> ExportForm:
+class _Rows(_Members):
+    """What kernels of a batch cost as they are decided in rows, ms [members, K, P]."""
+
+    def forward(  # type: ignore[override]
+        self,
+        slot: Tensor,
+        numbers: Tensor,
+        source: Tensor,
+        target: Tensor,
+        row: Tensor,
+        row_numbers: Tensor,
+        row_work: Tensor,
+    ) -> Tensor:
+        """See `GraphBatch`; ``row`` is the kernel that each row is of."""
+        batch = GraphBatch(slot, numbers, numbers, source, target, graph=slot, graphs=1)
+        found = []
+        for member in self.members:
+            context = member.context(batch)[row]  # type: ignore[operator]
+            found.append(member.cost(row_numbers, row_work, context)[0])  # type: ignore[operator]
+        return torch.stack(found)
+
+
+def _drawn(members: Sequence[RooflineFormer], rng: np.random.Generator, operators: int) -> Arrays:
+    """A random graph as the inputs of a roofline former."""
+    reads = np.sort(rng.integers(0, operators, (2 * operators, 2)), axis=1)
+    reads = np.unique(reads[reads[:, 0] < reads[:, 1]], axis=0)
+    own = np.arange(operators)
+    return {
+        "slot": rng.integers(0, members[0].config.slots, operators),
+        **_drawn_tokens(members, rng, operators),
+        "source": np.concatenate([own, reads[:, 0]]),
+        "target": np.concatenate([own, reads[:, 1]]),
+    }
+
+
+def _drawn_tokens(
+    members: Sequence[RooflineFormer], rng: np.random.Generator, operators: int
+) -> Arrays:
+    center, spread = members[0].center.numpy(), members[0].spread.numpy()
+    numbers = center + 2.0 * spread * rng.standard_normal((operators, len(center)))
+    work = rng.lognormal(-3.0, 2.0, (operators, 3))
+    return {"numbers": numbers.astype(np.float32), "work": work.astype(np.float32)}
+
+
+def _kernel_form(regressor: Any) -> ExportForm:
     members: list[RooflineFormer] = regressor.networks
-    center, spread = (members[0].center.numpy(), members[0].spread.numpy())
-    slots = members[0].config.slots
 
     def draw(rng: np.random.Generator, operators: int) -> Arrays:
-        reads = np.sort(rng.integers(0, operators, (2 * operators, 2)), axis=1)
-        reads = np.unique(reads[reads[:, 0] < reads[:, 1]], axis=0)
-        own = np.arange(operators)
-        numbers = center + 2.0 * spread * rng.standard_normal((operators, len(center)))
+        graph = _drawn(members, rng, operators)
+        rows = 1 + operators // 2  # fewer than kernels, as other sizes must not be mixed up
+        asked = _drawn_tokens(members, rng, rows)
+        del graph["work"]
         return {
-            "slot": rng.integers(0, slots, operators),
-            "numbers": numbers.astype(np.float32),
-            "work": rng.lognormal(-3.0, 2.0, (operators, 3)).astype(np.float32),
-            "source": np.concatenate([own, reads[:, 0]]),
-            "target": np.concatenate([own, reads[:, 1]]),
+            **graph,
+            "row": rng.integers(0, operators, rows),
+            "row_numbers": asked["numbers"],
+            "row_work": asked["work"],
         }
+
+    kernel, edge, row = ("kernels",), ("edges",), ("rows",)
+    context = {"slot": kernel, "numbers": kernel, "source": edge, "target": edge}
+    return ExportForm(
+        network=_Rows(members).eval(),
+        axes={**context, "row": row, "row_numbers": row, "row_work": row},
+        output="operator_ms",
+        output_axes=("", "rows", ""),
+        draw=draw,
+    )
+
+
+def _roofline_form(regressor: Any) -> ExportForm:
+    members: list[RooflineFormer] = regressor.networks
+
+    def draw(rng: np.random.Generator, operators: int) -> Arrays:
+        return _drawn(members, rng, operators)
 
     row, edge = ("operators",), ("edges",)
     return ExportForm(
@@ -242,6 +300,8 @@ def _nar_former_v2_form(regressor: Any) -> ExportForm:
 
 _FORMS: Mapping[str, Callable[[Any], ExportForm]] = {
     "roofline_former": _roofline_form,
+    "kernel_former": _kernel_form,
+    "relay_kernel_former": _kernel_form,
     "nar_former_v2": _nar_former_v2_form,
     "nar_former_v2_published": _nar_former_v2_form,
 }

@@ -25,6 +25,8 @@ _CLASSES = {
     "xgboost_decided": "tvm_costmodel.baselines.xgboost:DecidedXGBoostRegressor",
     "flops_decided": "tvm_costmodel.baselines.decided_flops:DecidedFlopsRegressor",
     "kernel_former": "tvm_costmodel.training.roofline:KernelFormerRegressor",
+    "relay_kernel_former": "tvm_costmodel.training.relay_former:RelayKernelFormerRegressor",
+    "relay_xgboost": "tvm_costmodel.baselines.relay_xgboost:RelayXGBoostRegressor",
 }
 
 NETWORKS = (
@@ -36,15 +38,23 @@ NETWORKS = (
     "roofline_former",
     "nar_former_v2_decided",
     "kernel_former",
+    "relay_kernel_former",
 )
 """Predictors that are trained by epochs and can go on from where they stopped."""
 
-DECIDED = ("kernel_former", "nar_former_v2_decided", "xgboost_decided", "flops_decided")
-"""Predictors that read annotated graphs and tell variants of a network apart."""
+DECIDED_OF: Mapping[str, tuple[str, ...]] = {
+    "relax": ("kernel_former", "nar_former_v2_decided", "xgboost_decided", "flops_decided"),
+    "relay": ("relay_kernel_former", "relay_xgboost", "flops_decided"),
+}
+"""By compiler, predictors that read what its decisions leave, the usual one first."""
 
+DECIDED = tuple(dict.fromkeys(name for names in DECIDED_OF.values() for name in names))
+"""Predictors that read annotated graphs and tell variants of a network apart."""
 
 _EXPORTED = {
     "roofline_former": "tvm_costmodel.training.exported:ExportedRooflineFormer",
+    "kernel_former": "tvm_costmodel.training.exported:ExportedKernelFormer",
+    "relay_kernel_former": "tvm_costmodel.training.exported:ExportedRelayKernelFormer",
     "nar_former_v2": "tvm_costmodel.training.exported:ExportedNarFormerV2",
     "nar_former_v2_published": "tvm_costmodel.training.exported:ExportedPublishedNarFormerV2",
 }

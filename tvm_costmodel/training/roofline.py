@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from tvm_costmodel.errors import CheckpointError, ConfigError
 from tvm_costmodel.files import write_atomically
@@ -21,6 +22,7 @@ from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerC
 from tvm_costmodel.tokenizer.kernels import KERNEL_FEATURES, KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.graph_set import GraphSet
+from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
 from tvm_costmodel.training.matmul import fast_matmul
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
@@ -92,7 +94,7 @@ class RooflineFormerRegressor(RooflineAnswers):
         tokens = [self.tokenizer.encode(graph) for graph in (*graphs, *held)]
         latency_ms = np.concatenate([latency_s, held_latency_s])[:, None] * 1e3
         learns = np.tile(np.arange(len(tokens)) < len(graphs), (self.members, 1))
-        networks = new_networks(self.model, self.members, self.training.seed)
+        networks = self._new_networks(graphs, latency_s)
         trainer = ReplicaTrainer(
             networks,
             self.training,
@@ -112,6 +114,12 @@ class RooflineFormerRegressor(RooflineAnswers):
             "epochs_run": len(progress.history),
             "best_epoch": progress.best_epoch.tolist(),
         }
+
+    def _new_networks(
+        self, graphs: Sequence[OpGraph], latency_s: np.ndarray
+    ) -> list[RooflineFormer]:
+        """The members before the first epoch; the labels are those to learn from."""
+        return new_networks(self.model, self.members, self.training.seed)
 
     def _targets(
         self, graphs: Sequence[OpGraph], held: Sequence[OpGraph], tokens: Sequence[PhysicalTokens]
@@ -202,52 +210,28 @@ class KernelFormerRegressor(RooflineFormerRegressor):
     recipe = ReplicaConfig(epochs=40, batch_size=64, within=1.0)
     config_class = staticmethod(partial(RooflineFormerConfig, features=len(KERNEL_FEATURES)))
 
+    @property
+    def sees_decisions(self) -> bool:
+        """Whether what is decided for a kernel changes what its neighbours cost."""
+        return self.model.context == "full"
 
-class KernelPrices:
-    """Latency of a network's kernels under decisions that change no neighbour, each on its own.
-
-    Args:
-        regressor: Fitted.
-        tokens: The network's kernels, undecided.
-
-    Attributes:
-        undecided: Milliseconds of each kernel by each member, float64 [N, M].
-    """
-
-    def __init__(self, regressor: KernelFormerRegressor, tokens: PhysicalTokens) -> None:
-        self._networks = regressor.networks
+    def context_of(self, tokens: PhysicalTokens) -> list[Tensor]:
+        """What attention tells each member of a network's kernels, each [N, D_c]."""
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
         with torch.inference_mode(), fast_matmul():
-            self._context = [network.context(batch) for network in self._networks]
-        at = np.arange(len(tokens))
-        (self.undecided,) = KernelPrices.of([(self, at, tokens.numbers, tokens.work)])
+            return [network.context(batch) for network in self.networks]
 
-    @staticmethod
-    def of(
-        asked: Sequence[tuple[KernelPrices, np.ndarray, np.ndarray, np.ndarray]],
-    ) -> list[np.ndarray]:
-        """Milliseconds of decided kernels of several networks, priced together.
-
-        Args:
-            asked: For each network: its prices, which kernel each row is of, int64 [R], their
-                tokens [R, F], and their work [R, 3].
-
-        Returns:
-            For each network float64 [R, M].
-        """
-        numbers, work = (
-            torch.as_tensor(np.concatenate([part[i] for part in asked]), dtype=torch.float32)
-            for i in (2, 3)
-        )
-        places = [torch.as_tensor(at) for _, at, _, _ in asked]
-        costs = []
+    def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
+        """See `KernelPricer.costs`; contexts are those of `context_of`."""
+        tokens, amounts = torch.from_numpy(numbers), torch.from_numpy(work)
+        rows = [torch.from_numpy(at) for _, at in places]
+        found = []
         with torch.inference_mode(), fast_matmul():
-            for m, network in enumerate(asked[0][0]._networks):
-                rows = [p._context[m][at] for (p, *_), at in zip(asked, places, strict=True)]
-                found = network.cost(numbers, work, torch.cat(rows))[0]
-                costs.append(found[:, 0].double().numpy())
-        ends = np.cumsum([len(at) for at in places])
-        return np.split(np.stack(costs, axis=1), ends[:-1])
+            for m, network in enumerate(self.networks):
+                parts = [context[m][at] for (context, _), at in zip(places, rows, strict=True)]
+                cost = network.cost(tokens, amounts, torch.cat(parts))[0]
+                found.append(cost[:, 0].double().numpy())
+        return np.stack(found, axis=1)
 
 
 def new_networks(config: RooflineFormerConfig, count: int, seed: int) -> list[RooflineFormer]:

@@ -7,19 +7,24 @@ the graph that the passes themselves export.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tvm_costmodel.compilers.decidable import convolution_stages
 from tvm_costmodel.graph import AttrValue, Operator, OpGraph, TensorType
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
-from tvm_costmodel.tuning.decisions import DECISIONS
+from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
 from tvm_costmodel.tuning.fusion import UNLIMITED, fusion_groups
+from tvm_costmodel.tuning.halves import store_halves
 from tvm_costmodel.tuning.joining import join_products
 from tvm_costmodel.tuning.layouts import convert_layout, sink_transposes
 from tvm_costmodel.tuning.scales import fold_scales
 
 _DEFAULTS = {decision.name: decision.default for decision in DECISIONS}
 _TILE = ("accumulators", "vectors", "loop_order")
+
+_Sourced = tuple[OpGraph, tuple[int, ...]]
+"""A graph, and for each operator its id in the network before any pass or -1."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Annotator:
     def __init__(self, graph: OpGraph) -> None:
         self.graph = graph
         self._bases: dict[tuple[tuple[str, Value], ...], AnnotatedBase] = {}
-        self._folded: dict[tuple[Value, ...], tuple[OpGraph, tuple[int, ...]]] = {}
-        self._laid_out: dict[tuple[Value, ...], tuple[OpGraph, tuple[int, ...]]] = {}
+        self._made: dict[tuple[Value, ...], _Sourced] = {}  # by the decisions that made it
+        self._stages = convolution_stages(graph)
 
     def base(self, candidate: Candidate) -> AnnotatedBase:
         """The graph under decisions about the network; the same object each time."""
@@ -84,29 +89,45 @@ class Annotator:
 
     def _make(self, candidate: Candidate) -> AnnotatedBase:
         value = {**_DEFAULTS, **dict(candidate.network)}
-        keys = ("products", "batch_norm", "layout", "transposes")
-        products, norm, layout, transposes = laid_out = tuple(value[key] for key in keys)
-        if (products, norm) not in self._folded:
-            made = self.graph, tuple(range(len(self.graph)))
-            if products == "joined":
-                made = join_products(*made)
-            self._folded[products, norm] = fold_scales(*made, norm == "fold")
-        if laid_out not in self._laid_out:
-            made = self._folded[products, norm]
-            if layout != "NCHW":
-                made = convert_layout(*made, str(layout))
-            if transposes == "cancel":
-                made = sink_transposes(*made)
-            self._laid_out[laid_out] = made
-        graph, sources = self._laid_out[laid_out]
+        graph, sources = self._converted(value)
         groups = _groups(graph, str(value["fusion"]))
-        operators = tuple(
-            _with_fused(operator, _fused(operator, i, groups))
-            for i, operator in enumerate(graph.operators)
-        )
         positions = {source: i for i, source in enumerate(sources) if source != NETWORK}
-        whole = OpGraph(operators, graph.outputs, graph.name)
-        return AnnotatedBase(whole, sources, positions, tuple(groups))
+        return AnnotatedBase(with_kernels(graph, groups), sources, positions, tuple(groups))
+
+    def _folded(self, value: Mapping[str, Value]) -> _Sourced:
+        """After the passes that come before any layout is changed."""
+        key = (value["products"], value["batch_norm"])
+        if key not in self._made:
+            made = self.graph, tuple(range(len(self.graph)))
+            if value["products"] == "joined":
+                made = join_products(*made)
+            self._made[key] = fold_scales(*made, value["batch_norm"] == "fold")
+        return self._made[key]
+
+    def _converted(self, value: Mapping[str, Value]) -> _Sourced:
+        """After all passes on the graph of operators."""
+        names = ("products", "batch_norm", "layout", "transposes", "precision", *STAGE_LAYOUTS)
+        key = tuple(value[name] for name in names)
+        if key in self._made:
+            return self._made[key]
+        if value["precision"] == "float16":
+            whole = self._converted({**value, "precision": "float32"})
+            self._made[key] = store_halves(*whole)
+            return self._made[key]
+        layout = str(value["layout"])
+        departing = {
+            stage: str(value[name])
+            for stage, name in enumerate(STAGE_LAYOUTS, start=1)
+            if value[name] != _DEFAULTS[name]
+        }
+        others = {i: departing[n] for i, n in self._stages.items() if n in departing}
+        made = self._folded(value)
+        if layout != "NCHW" or others:
+            made = convert_layout(*made, layout, others)
+        if value["transposes"] == "cancel":
+            made = sink_transposes(*made)
+        self._made[key] = made
+        return made
 
 
 def annotate(graph: OpGraph, candidate: Candidate) -> OpGraph:
@@ -124,6 +145,20 @@ def _groups(graph: OpGraph, fusion: str) -> list[int]:
         return list(range(len(graph)))
     most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
     return fusion_groups(graph, most)
+
+
+def with_kernels(graph: OpGraph, groups: Sequence[int]) -> OpGraph:
+    """The graph whose operators say by ``fused`` what they read inside of their kernel.
+
+    Args:
+        graph: The operators.
+        groups: The kernel of each.
+    """
+    operators = tuple(
+        _with_fused(operator, _fused(operator, i, groups))
+        for i, operator in enumerate(graph.operators)
+    )
+    return OpGraph(operators, graph.outputs, graph.name)
 
 
 def _fused(operator: Operator, i: int, groups: Sequence[int]) -> tuple[int, ...]:

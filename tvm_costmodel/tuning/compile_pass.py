@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tvm_costmodel.errors import ConfigError, CostModelError
 from tvm_costmodel.profiling.devices import Device, resolve_device
@@ -85,6 +85,7 @@ def relax_pipeline(
 
         subject = Subject.of(mod)
         here = device_of_target(chosen, tvm.target.Target.current(allow_none=False))
+        config: Any
         if measure:
             config = decide(subject, here, settings, predictor, **measuring).config
         else:
@@ -105,4 +106,4 @@ def _predicted(
     space = space_for(subject, device, settings.tolerance)
     scorer, _ = load_scorer(predictor, space, device, settings.seed)
     found = search(space, scorer, settings.candidates, None, settings.strategy, settings.seed)
-    return space.config(found.ranked[0].candidate)
+    return cast("PipelineConfig", space.config(found.ranked[0].candidate))

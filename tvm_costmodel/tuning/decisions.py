@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tvm_costmodel.compilers.decidable import joinable
+from tvm_costmodel.compilers.decidable import STAGES, convolution_stages, image_size, joinable
 from tvm_costmodel.graph import Operator, OpGraph
 from tvm_costmodel.tuning.candidate import Value
 
@@ -33,10 +33,12 @@ class Setting:
         tolerance: Largest difference from the undecided network's outputs that the user accepts,
             relative to the largest magnitude of each output.
         lanes: float32 values in one vector of the machine.
+        half_arithmetic: Whether the machine computes in half precision by itself.
     """
 
     tolerance: float = 1e-3
     lanes: int = 16
+    half_arithmetic: bool = False
 
 
 Applies = Callable[[OpGraph, int, Value, Setting], bool]
@@ -134,11 +136,25 @@ def has_several(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
     return len(graph) > 2
 
 
-def image_size(operator: Operator) -> tuple[int, int]:
-    """Rows and columns of a two-dimensional convolution's output."""
-    layout = str(operator.attrs.get("data_layout", "NCHW"))
-    shape = operator.outputs[0].shape
-    return shape[layout.index("H")], shape[layout.index("W")]
+def _set_stage_layout(stage: int) -> Effect:
+    def effect(fields: Fields, value: Value) -> None:
+        fields.setdefault("stage_layouts", {})[str(stage)] = value
+
+    return effect
+
+
+def _has_stage(stage: int) -> Applies:
+    """Applies to networks of several stages, this one among them."""
+
+    def applies(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+        stages = set(convolution_stages(graph).values())
+        return len(stages) > 1 and stage in stages
+
+    return applies
+
+
+def _gains_by_halves(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
+    return setting.half_arithmetic and any(map(_is_product, graph.operators))
 
 
 def _is_product(operator: Operator) -> bool:
@@ -194,7 +210,28 @@ def _large_weights(graph: OpGraph, i: int, value: Value, setting: Setting) -> bo
     return follows and weights.dtype == "float32" and weights.bytes >= _LARGE_WEIGHTS
 
 
-_CHANNELS_LAST: Mapping[Value, Mapping[str, tuple[Value, ...]]] = {"": {"layout": ("NHWC",)}}
+_CHANNELS_LAST: Mapping[Value, Mapping[str, tuple[Value, ...]]] = {
+    "": {"layout": ("NHWC",), "precision": ("float32",)}
+}
+
+STAGE_LAYOUTS: tuple[str, ...] = tuple(f"stage{n}_layout" for n in range(1, STAGES + 1))
+"""Names of the decisions about the layouts of single stages, in the order of the stages."""
+
+
+def _stage_layout(stage: int) -> Decision:
+    """The layout of the convolutions of one size of image, where it is not the network's."""
+    return Decision(
+        STAGE_LAYOUTS[stage - 1],
+        ("same", "NCHW"),
+        "network",
+        _has_stage(stage),
+        _set_stage_layout(stage),
+        f"relax.transform.ConvertLayout by stage: stage {stage} of the sizes of images, which "
+        "halve from one to the next",
+        needs={"NCHW": {"layout": ("NHWC",)}},
+        explored=0.04,
+    )
+
 
 DECISIONS: tuple[Decision, ...] = (
     Decision(
@@ -238,6 +275,17 @@ DECISIONS: tuple[Decision, ...] = (
         any_of("conv2d", "transpose"),
         set_flag("cancel_transposes", "cancel"),
         "transposes moved through element-wise operators until they meet their inverse, or left",
+    ),
+    *(_stage_layout(stage) for stage in range(1, STAGES + 1)),
+    Decision(
+        "precision",
+        ("float32", "float16"),
+        "network",
+        _gains_by_halves,
+        set_field("precision"),
+        "what convolutions and matrix products read, stored as halves; sums stay in float32",
+        errors={"float16": 5e-3},
+        explored=0.25,
     ),
     Decision(
         "algorithm",

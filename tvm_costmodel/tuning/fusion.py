@@ -44,7 +44,7 @@ def pattern_of(operator: Operator) -> Pattern:
     spec = CATALOGUE.get(operator.op)
     if spec is None or operator.op == "input":
         return Pattern.OPAQUE
-    if operator.op == "strided_slice" and _from_the_start(operator):
+    if _reads_in_place(operator):
         return Pattern.ELEMENTWISE
     if operator.op in _INJECTIVE:
         return Pattern.INJECTIVE
@@ -57,8 +57,13 @@ def pattern_of(operator: Operator) -> Pattern:
     return Pattern.FUSABLE if spec.category in _MANY_LOOPS else Pattern.OPAQUE
 
 
-def _from_the_start(operator: Operator) -> bool:
-    """Whether a slice reads each element at its own place."""
+def _reads_in_place(operator: Operator) -> bool:
+    """Whether a slice or a transpose reads each element at its own place."""
+    if operator.op == "transpose":
+        axes = operator.attrs.get("axes")
+        return isinstance(axes, tuple) and axes == tuple(range(len(axes)))
+    if operator.op != "strided_slice":
+        return False
     begin, strides = operator.attrs.get("begin"), operator.attrs.get("strides", ())
     assert isinstance(strides, tuple)
     return isinstance(begin, tuple) and not any(begin) and all(step == 1 for step in strides)

@@ -12,8 +12,8 @@ from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.profiling.variants import VariantGroup, VariantSet
 from tvm_costmodel.training.labels import LabelledGraphs
 from tvm_costmodel.training.splits import Split, random_split
-from tvm_costmodel.tuning.annotation import Annotator, annotate
 from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.tuning.relay_annotation import annotator_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +96,30 @@ class DecidedLabels:
                 )
             known = {group.graph_hash for group in variants.groups}
             at = [i for i, key in enumerate(labels.hashes) if key not in known]
-            groups.append(_undecided(labels.subset(at)))
-        return _joined(groups)
+            compiler = compiler_of(variants.groups[0]) if variants.groups else "relax"
+            groups.append(undecided_labels(labels.subset(at), compiler))
+        return cls.joined(groups)
+
+    @classmethod
+    def joined(cls, parts: Sequence[DecidedLabels]) -> DecidedLabels:
+        """Labels of several parts, one after the other."""
+        return cls(
+            tuple(graph for part in parts for graph in part.graphs),
+            np.concatenate([part.latency_s for part in parts]),
+            tuple(network for part in parts for network in part.networks),
+            tuple(family for part in parts for family in part.families),
+            tuple(candidate for part in parts for candidate in part.candidates),
+        )
+
+
+def compiler_of(group: VariantGroup) -> str:
+    """What compiled a network and its variants."""
+    return str(group.source.get("compiler", "relax"))
 
 
 def decided_group(group: VariantGroup) -> DecidedLabels:
     """One network's undecided label, then those of its good variants."""
-    annotator = Annotator(group.graph)
+    annotator = annotator_of(group.graph, compiler_of(group))
     candidates = [Candidate(), *(Candidate.from_dict(v.decisions) for v in group.good)]
     ratios = np.array([1.0, *(variant.ratio for variant in group.good)])
     return DecidedLabels(
@@ -114,21 +131,17 @@ def decided_group(group: VariantGroup) -> DecidedLabels:
     )
 
 
-def _undecided(labels: LabelledGraphs) -> DecidedLabels:
+def undecided_labels(labels: LabelledGraphs, compiler: str = "relax") -> DecidedLabels:
+    """Networks that were measured undecided, annotated as such.
+
+    Args:
+        labels: The networks.
+        compiler: What compiled them.
+    """
     return DecidedLabels(
-        tuple(annotate(graph, Candidate()) for graph in labels.graphs),
+        tuple(annotator_of(graph, compiler).annotate(Candidate()) for graph in labels.graphs),
         labels.latency_s,
         labels.hashes,
         labels.families,
         (Candidate(),) * len(labels),
-    )
-
-
-def _joined(parts: Sequence[DecidedLabels]) -> DecidedLabels:
-    return DecidedLabels(
-        tuple(graph for part in parts for graph in part.graphs),
-        np.concatenate([part.latency_s for part in parts]),
-        tuple(network for part in parts for network in part.networks),
-        tuple(family for part in parts for family in part.families),
-        tuple(candidate for part in parts for candidate in part.candidates),
     )

@@ -6,13 +6,16 @@ can, and else gets them back as they were) and of ``compilers.layouts.TransposeS
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tvm_costmodel.graph import AttrValue, Edge, Operator, OpGraph, TensorType
 from tvm_costmodel.ops import CATALOGUE
 from tvm_costmodel.tuning.rewriting import Axes, Rewriting, inverse, permuted, weight_first
 
 _KERNEL_LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
+
+Layouts = Mapping[int, str]
+"""Layouts of single convolutions by their source, see ``Rewriting``."""
 
 _SUNK_UNARY = frozenset(
     "relu gelu gelu_tanh silu leaky_relu sigmoid tanh exp sqrt rsqrt abs negative erf log square "
@@ -31,8 +34,12 @@ _BINARY = _SUNK_BINARY | frozenset(
 class _LayoutConversion:
     """Carries each value's layout: its axes in the order in which they lie in memory."""
 
-    def __init__(self, graph: OpGraph, sources: tuple[int, ...], layout: str) -> None:
-        self.graph, self.sources, self.layout = graph, sources, layout
+    def __init__(
+        self, graph: OpGraph, sources: tuple[int, ...], layout: str, others: Layouts
+    ) -> None:
+        self.graph, self.sources = graph, sources
+        self.layouts = [others.get(source, layout) for source in sources]
+        self.layout = layout  # of the operator that is being converted
         self.new = Rewriting()
         self.axes: dict[Edge, Axes] = {}  # by new edge; left out where nothing was moved
 
@@ -58,6 +65,7 @@ class _LayoutConversion:
 
     def _convert(self, i: int, operator: Operator) -> None:
         inputs = [self.new.renamed[edge] for edge in operator.inputs]
+        self.layout = self.layouts[i]
         rule = self._rule(operator)
         wanted: list[Axes | None] = [None] * len(inputs)
         made: Axes | None = None
@@ -297,10 +305,17 @@ class _TransposeSinking:
 
 
 def convert_layout(
-    graph: OpGraph, sources: tuple[int, ...], layout: str
+    graph: OpGraph, sources: tuple[int, ...], layout: str, others: Layouts
 ) -> tuple[OpGraph, tuple[int, ...]]:
-    """Brings convolutions to a layout, ``NHWC`` or ``NCHW``, and everything else to fit."""
-    return _LayoutConversion(graph, sources, layout).run()
+    """Brings convolutions to a layout, ``NHWC`` or ``NCHW``, and everything else to fit.
+
+    Args:
+        graph: A graph before any change of layout.
+        sources: Source of each operator, see ``Rewriting``.
+        layout: Layout of the convolutions.
+        others: Layout of those that have another.
+    """
+    return _LayoutConversion(graph, sources, layout, others).run()
 
 
 def sink_transposes(graph: OpGraph, sources: tuple[int, ...]) -> tuple[OpGraph, tuple[int, ...]]:

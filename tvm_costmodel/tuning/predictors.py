@@ -77,12 +77,13 @@ def load_scorer(
     Raises:
         CheckpointError: There is no such checkpoint, or it is for another device.
     """
+    from tvm_costmodel.training.registry import DECIDED_OF
     from tvm_costmodel.tuning.scoring import scorer_for
 
     if isinstance(predictor, str) and predictor == RANDOM:
         return ChanceScorer(seed), RANDOM
     if predictor is None or isinstance(predictor, str | os.PathLike):
-        loaded = _load(predictor, device)
+        loaded = _load(predictor, device, DECIDED_OF[space.compiler])
         return scorer_for(loaded, space), loaded.name
     name = str(getattr(predictor, "name", type(predictor).__name__))
     if not hasattr(predictor, "predict"):
@@ -93,15 +94,16 @@ def load_scorer(
     return scorer_for(asked, space), name
 
 
-def _load(name: str | os.PathLike[str] | None, device: Device) -> Predictor:
+def _load(name: str | os.PathLike[str] | None, device: Device, decided: Sequence[str]) -> Predictor:
+    """A checkpoint by a user's name of it; ``decided`` reads what the compiler decides."""
     from tvm_costmodel.predictor import load_predictor
-    from tvm_costmodel.training.registry import DECIDED, REGISTRY
+    from tvm_costmodel.training.registry import REGISTRY
 
     if name is None:
-        return load_predictor(device.name, DECIDED[0], device=device.name)
+        return load_predictor(device.name, decided[0], device=device.name)
     chosen = os.fspath(name)
-    if chosen not in DECIDED and f"{chosen}_decided" in DECIDED:
-        chosen += "_decided"  # what the name stands for where variants are told apart
+    meant = (chosen, f"{chosen}_decided", f"relay_{chosen}")  # where variants are told apart
+    chosen = next((known for known in meant if known in decided), chosen)
     if chosen in REGISTRY and not Path(chosen).is_dir():
         return load_predictor(device.name, chosen, device=device.name)
     return load_predictor(chosen, device=device.name)

@@ -2,12 +2,13 @@
 
 To add a decision, add an entry to `RELAY_DECISIONS`: where it applies, what its values are, and
 which field of ``RelayConfig`` (and so which pass) each value becomes. A space of them is
-``DecisionSpace.for_graph(graph, decisions=RELAY_DECISIONS)``.
+``DecisionSpace.for_graph(graph, compiler="relay")``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.tuning.candidate import Value
@@ -23,7 +24,12 @@ from tvm_costmodel.tuning.decisions import (
     set_fuse_depth,
 )
 
-_APPROXIMATED = ("exp", "tanh", "erf", "softmax", "gelu", "gelu_tanh")
+APPROXIMATED = ("exp", "tanh", "erf", "softmax", "gelu", "gelu_tanh")
+"""Operators that FastMath approximates."""
+
+# ``PassContext`` leaves passes above its level out: a decision about one of these decides nothing.
+_LEVEL_3: Mapping[Value, Mapping[str, tuple[Value, ...]]] = {"": {"opt_level": (3,)}}
+_LEVEL_1: Mapping[Value, Mapping[str, tuple[Value, ...]]] = {"": {"opt_level": (3, 1, 2)}}
 
 
 def _other_layout(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
@@ -58,6 +64,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         any_of("conv2d", "dense", "matmul"),
         set_flag("alter_layout", "on"),
         "relay.transform.AlterOpLayout, or not",
+        needs=_LEVEL_3,
         explored=0.3,
     ),
     Decision(
@@ -67,6 +74,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         has_several,
         set_fuse_depth,
         "relay.FuseOps.max_depth, at most that many operators in a kernel",
+        needs=_LEVEL_1,
         explored=0.5,
     ),
     Decision(
@@ -81,7 +89,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         "fast_math",
         ("exact", "fast"),
         "network",
-        any_of(*_APPROXIMATED),
+        any_of(*APPROXIMATED),
         set_flag("fast_math", "fast"),
         "relay.transform.FastMath: exponentials, tanh and erf by polynomials",
         errors={"fast": 5e-4},
@@ -94,6 +102,7 @@ RELAY_DECISIONS: tuple[Decision, ...] = (
         any_of("conv2d", "dense"),
         set_flag("canonicalize_ops", "on"),
         "relay.transform.CanonicalizeOps: bias additions as plain ones, or as they are",
+        needs=_LEVEL_3,
         explored=0.2,
     ),
     Decision(

@@ -122,6 +122,7 @@ class TuneReport:
         stopped: Why it ended: ``finished``, ``minutes`` or ``interrupted``.
         said: What a reader should know of the outcome.
         stored: Whether an earlier tuning had decided this.
+        compiler: What compiles the network.
     """
 
     model: str
@@ -152,6 +153,7 @@ class TuneReport:
     stopped: str = "finished"
     said: str = ""
     stored: bool = False
+    compiler: str = "relax"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import tempfile
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     import tvm
 
     from tvm_costmodel.compilers.relax import BuildResult, PipelineConfig
+    from tvm_costmodel.compilers.relay import BuildResult as RelayBuildResult
+    from tvm_costmodel.compilers.relay_config import RelayConfig
 
 REPORT, CANDIDATE = "report.json", "candidate.json"
+COMPILERS = "tvm_costmodel.compilers"
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,21 @@ class TuneResult:
 
     report: TuneReport
     candidate: Candidate
-    config: PipelineConfig
+    config: PipelineConfig | RelayConfig
     subject: Subject
     device: Device
 
     @cached_property
-    def build(self) -> BuildResult:
+    def build(self) -> BuildResult | RelayBuildResult:
         """The decided network, compiled in this program.
 
         Raises:
             BuildError: A stage of the build failed.
         """
-        from tvm_costmodel.compilers.relax import build
-
-        return build(self.subject.module, device_target(self.device), self.config)
+        compiler = self.subject.compiler
+        target = device_target(self.device, compiler)
+        built: BuildResult = front_door(compiler).build(self.subject.module, target, self.config)
+        return built
 
     def compiled(self) -> TuneResult:
         """The same, compiled; the report tells how long that took.
@@ -72,8 +77,11 @@ class TuneResult:
         return made
 
     @property
-    def module(self) -> tvm.runtime.Executable:
-        """The decided network as an executable for ``tvm.relax.VirtualMachine``."""
+    def module(self) -> Any:
+        """The decided network: an executable for ``tvm.relax.VirtualMachine``.
+
+        Of Relay, a factory for ``graph_executor.GraphModule(module["default"](device))``.
+        """
         return self.build.executable
 
     def artifact(self, directory: str | os.PathLike[str]) -> Path:
@@ -133,23 +141,32 @@ class TuneResult:
             return False
 
 
-def device_target(device: Device) -> tvm.target.Target:
-    """TVM's target for a device."""
+def front_door(compiler: str) -> Any:
+    """The module of a compiler: ``build``, ``cpu_target`` and what else they have in common."""
+    return importlib.import_module(f"{COMPILERS}.{compiler}")
+
+
+def device_target(device: Device, compiler: str = "relax") -> tvm.target.Target:
+    """TVM's target for a device.
+
+    Raises:
+        DeviceError: TVM has no LLVM, or none that makes code for this machine.
+    """
     import tvm
 
-    from tvm_costmodel.compilers.relax import cpu_target
-
     if device.target.get("mcpu") == "host":
-        return cpu_target(device.threads)
+        target: tvm.target.Target = front_door(compiler).cpu_target(device.threads)
+        return target
     return tvm.target.Target({**device.target, "num-cores": device.threads})
 
 
-def device_of_target(device: Device, target: Any) -> Device:
+def device_of_target(device: Device, target: Any, compiler: str = "relax") -> Device:
     """The device with as many threads as a target has cores.
 
     Args:
         device: What to tune for.
         target: A TVM target, its JSON values or its text; None for the device's own.
+        compiler: What compiles.
 
     Raises:
         ConfigError: The target is for another kind of processor than the device.
@@ -160,7 +177,7 @@ def device_of_target(device: Device, target: Any) -> Device:
 
     wanted = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
     device = device.with_threads(int(wanted.attrs.get("num-cores", device.threads)))
-    own = device_target(device)
+    own = device_target(device, compiler)
     for name in ("mcpu", "mtriple"):
         asked, had = (target.attrs.get(name) for target in (wanted, own))
         differs = asked is not None and had is not None and str(asked) != str(had)

@@ -10,22 +10,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.tokenizer.kernels import KernelGraph, Row
-from tvm_costmodel.training.registry import DECIDED
+from tvm_costmodel.training.kernel_prices import KernelPrices
+from tvm_costmodel.training.registry import DECIDED, DECIDED_OF
 from tvm_costmodel.tuning.annotation import Annotator, decided_operator
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
 from tvm_costmodel.tuning.correction import RatioCorrection
+from tvm_costmodel.tuning.relay_annotation import annotator_of
 from tvm_costmodel.tuning.space import Choice, DecisionSpace
 
 if TYPE_CHECKING:
     from tvm_costmodel.predictor import Predictor
+    from tvm_costmodel.training.kernel_prices import KernelPricer
     from tvm_costmodel.training.regressor import Regressor
-    from tvm_costmodel.training.roofline import KernelFormerRegressor, KernelPrices
 
 _CHUNK = 64  # annotated graphs that a predictor reads at a time
 _SWEEPS = 2
@@ -81,7 +83,7 @@ class GraphScorer:
 
     def __init__(self, regressor: Regressor, space: DecisionSpace) -> None:
         self._regressor, self._space = regressor, space
-        self._annotator = Annotator(space.graph)
+        self._annotator = annotator_of(space.graph, space.compiler)
         self._correction = RatioCorrection(space)
 
     def score(self, candidates: Sequence[Candidate]) -> Scores:
@@ -116,7 +118,7 @@ class KernelScorer:
         space: Whose candidates are scored.
     """
 
-    def __init__(self, regressor: KernelFormerRegressor, space: DecisionSpace) -> None:
+    def __init__(self, regressor: KernelPricer, space: DecisionSpace) -> None:
         self._regressor, self._space = regressor, space
         self._annotator = Annotator(space.graph)
         self._correction = RatioCorrection(space)
@@ -235,9 +237,7 @@ class _PricedNetwork:
     A price is what deciding a kernel adds to the network's latency, in ms by each member.
     """
 
-    def __init__(self, regressor: KernelFormerRegressor, base: Any) -> None:
-        from tvm_costmodel.training.roofline import KernelPrices
-
+    def __init__(self, regressor: KernelPricer, base: Any) -> None:
         self._graph = base.graph
         self._kernels = KernelGraph(base.graph)
         self._made = KernelPrices(regressor, self._kernels.tokens())
@@ -301,8 +301,6 @@ class _PricedNetwork:
 
 def _price(networks: Iterable[_PricedNetwork]) -> None:
     """Prices all that waits, of all networks together."""
-    from tvm_costmodel.training.roofline import KernelPrices
-
     waiting = [network for network in networks if network.waits]
     if waiting:
         made = KernelPrices.of([network.asked() for network in waiting])
@@ -348,14 +346,13 @@ def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer
     if regressor.name not in DECIDED:
         raise ConfigError(
             f"{regressor.name} predicts networks, not decisions: it cannot tell variants apart; "
-            f"use one of {', '.join(DECIDED)}"
+            f"use one of {', '.join(DECIDED_OF[space.compiler])}"
         )
     if _prices_kernels(regressor):
         return KernelScorer(regressor, space)
     return GraphScorer(regressor, space)
 
 
-def _prices_kernels(regressor: Regressor) -> TypeGuard[KernelFormerRegressor]:
+def _prices_kernels(regressor: Regressor) -> TypeGuard[KernelPricer]:
     """Whether what is decided for a kernel changes no other's cost: neighbours do not see it."""
-    model: Any = getattr(regressor, "model", None)
-    return regressor.name == "kernel_former" and model.context != "full"
+    return regressor.name == "kernel_former" and not cast("KernelPricer", regressor).sees_decisions

@@ -3,6 +3,10 @@
 Small spaces are scored whole. Larger ones are searched by evolution or by beams, both of which
 start from the default, every combination of network decisions, and what the scorer itself knows
 to be best under each of these.
+
+Decisions about the network make another graph of it, which costs as much as scoring dozens of
+candidates: the layouts of its stages are tried one by one and together where they help alone, and
+after that a search meets few further graphs.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import numpy as np
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.decisions import STAGE_LAYOUTS
 from tvm_costmodel.tuning.space import Choice, DecisionSpace
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ _PARENTS = 64
 _PATIENCE = 8  # generations without a better candidate
 _BEAM = 16
 _MOST_NETWORKS = 256
+_MORE_NETWORKS = 8  # that a search meets beside those that it starts from
 _PLANTED = 8  # combinations of network decisions under which the scorer's optimum is taken
 _RATES = (0.1, 0.3, 0.6)
 _FRESH = 0.1  # share of a generation that is drawn, not bred
@@ -90,6 +96,7 @@ class _Ledger:
     def __init__(self, scorer: Scorer, most: int, deadline: float) -> None:
         self._scorer, self._most, self._deadline = scorer, most, deadline
         self.met: dict[Candidate, Scored] = {}
+        self.most_networks = math.inf
         self._of_network: dict[object, Scored] = {}
 
     @property
@@ -98,9 +105,17 @@ class _Ledger:
         return len(self.met) >= self._most or time.monotonic() >= self._deadline
 
     def add(self, candidates: Iterable[Candidate]) -> list[Scored]:
-        """Scores candidates in batches, those met before not again, while the budget lasts."""
+        """Scores candidates in batches, those met before not again, while the budget lasts.
+
+        Passes over those of networks that are beyond `most_networks`.
+        """
         asked = list(dict.fromkeys(candidates))
-        new = [candidate for candidate in asked if candidate not in self.met]
+        networks, new = set(self._of_network), []
+        for candidate in asked:
+            if candidate.network in networks or len(networks) < self.most_networks:
+                networks.add(candidate.network)
+                if candidate not in self.met:
+                    new.append(candidate)
         for at in range(0, len(new), _BATCH):
             if self.spent and self.met:  # the first batch is scored whatever the time
                 break
@@ -118,6 +133,15 @@ class _Ledger:
         held = self._of_network.setdefault(scored.candidate.network, scored)
         if _rank(scored) < _rank(held):
             self._of_network[scored.candidate.network] = scored
+
+    def takes(self, candidate: Candidate) -> bool:
+        """Whether a candidate's network was met, or may still be."""
+        return candidate.network in self._of_network or len(self._of_network) < self.most_networks
+
+    @property
+    def networks(self) -> list[Candidate]:
+        """The best candidate under each set of network decisions, in the order they were met."""
+        return [scored.candidate for scored in self._of_network.values()]
 
     def best(self, count: int) -> list[Scored]:
         """The best so far."""
@@ -200,7 +224,8 @@ def _exhaust(
 
 def _draw(space: DecisionSpace, scorer: Scorer, ledger: _Ledger, rng: np.random.Generator) -> None:
     """Candidates by chance alone."""
-    for batch in _batches(_samples(space, rng)):
+    ledger.most_networks = _MOST_NETWORKS
+    for batch in _batches(_samples(space, ledger, rng)):
         before = len(ledger.met)
         ledger.add(batch)
         if ledger.spent or len(ledger.met) == before:
@@ -212,11 +237,11 @@ def _evolve(
 ) -> None:
     """The fastest so far breed the next generation; ends when that stops paying."""
     _plant(space, scorer, ledger)
-    ledger.add(itertools.islice(_samples(space, rng), _BATCH))
+    ledger.add(itertools.islice(_samples(space, ledger, rng), _BATCH))
     waited, best = 0, _rank(ledger.best(1)[0])
     while not ledger.spent and waited < _PATIENCE:
         parents = [scored.candidate for scored in ledger.best(_PARENTS)]
-        ledger.add(_generation(space, parents, rng))
+        ledger.add(_generation(space, parents, ledger, rng))
         now = _rank(ledger.best(1)[0])
         waited = 0 if now < best else waited + 1
         best = now
@@ -224,18 +249,23 @@ def _evolve(
 
 
 def _generation(
-    space: DecisionSpace, parents: Sequence[Candidate], rng: np.random.Generator
+    space: DecisionSpace,
+    parents: Sequence[Candidate],
+    ledger: _Ledger,
+    rng: np.random.Generator,
 ) -> Iterator[Candidate]:
-    samples = _samples(space, rng)
+    samples = _samples(space, ledger, rng)
     ranks = np.minimum(rng.geometric(4.0 / _PARENTS, (_BATCH, 2)), len(parents)) - 1
     kinds, changes = rng.random(_BATCH), rng.geometric(0.5, _BATCH)
     for (one, other), kind, count in zip(ranks.tolist(), kinds, changes.tolist(), strict=True):
         if kind < _FRESH:
             yield next(samples)
-        elif kind < 0.5 and one != other:
-            yield space.cross(parents[one], parents[other], rng)
+            continue
+        if kind < 0.5 and one != other:
+            child = space.cross(parents[one], parents[other], rng)
         else:
-            yield space.mutate(parents[one], rng, count)
+            child = space.mutate(parents[one], rng, count)
+        yield child if ledger.takes(child) else space.under(child, parents[one])
 
 
 def _beam(space: DecisionSpace, scorer: Scorer, ledger: _Ledger, rng: np.random.Generator) -> None:
@@ -259,6 +289,7 @@ def _climb(
 ) -> None:
     """Tries every value of every class on the best of networks until none of them helps."""
     best: tuple[float, int] | None = None
+    ledger.most_networks = len(ledger.networks) + _MORE_NETWORKS
     while not ledger.spent and (now := _rank(ledger.best(1)[0])) != best:
         best = now
         for part in order:
@@ -287,6 +318,8 @@ def _plant(space: DecisionSpace, scorer: Scorer, ledger: _Ledger) -> None:
     """
     networks = ledger.add(itertools.islice(_networks(space), _MOST_NETWORKS))
     networks = [networks[0], *sorted(networks[1:], key=_rank)[:_PLANTED]]
+    _plant_stages(space, scorer, ledger, networks)
+    ledger.most_networks = len(ledger.networks)
     names = [c.decision.name for part in space.classes for c in part if c.operator != NETWORK]
     for decisions in (None, *([name] for name in dict.fromkeys(names))):
         for network in networks:
@@ -296,8 +329,34 @@ def _plant(space: DecisionSpace, scorer: Scorer, ledger: _Ledger) -> None:
             ledger.add([best])
 
 
+def _plant_stages(
+    space: DecisionSpace, scorer: Scorer, ledger: _Ledger, networks: Sequence[Scored]
+) -> None:
+    """Tries layouts of single stages, and together those that are faster than without."""
+    stages = [c.place for c in space.network_choices if c.decision.name in STAGE_LAYOUTS]
+    if not stages or ledger.spent:
+        return
+
+    def optimum(network: Candidate) -> float:
+        """Latency of the best that the scorer knows under a network's decisions."""
+        found = ledger.add([scorer.best_values(network) or network])
+        return min((scored.latency_s for scored in found), default=math.inf)
+
+    plain = next(s.candidate for s in networks if (NETWORK, "layout") not in s.candidate.values)
+    chosen = Candidate.of({(NETWORK, name): value for name, value in plain.network})
+    best = optimum(chosen)
+    alone = {place: optimum(chosen.replaced([(*place, "NCHW")])) for place in stages}
+    for place in sorted(stages, key=lambda place: alone[place]):
+        candidate = chosen.replaced([(*place, "NCHW")])
+        latency = optimum(candidate)
+        if latency >= best:
+            return
+        chosen, best = candidate, latency
+
+
 def _networks(space: DecisionSpace) -> Iterator[Candidate]:
-    choices = space.network_choices
+    """Every combination of decisions about the network but for the layouts of stages."""
+    choices = [c for c in space.network_choices if c.decision.name not in STAGE_LAYOUTS]
     for values in itertools.product(*(choice.values for choice in choices)):
         decided = {
             (NETWORK, choice.decision.name): value
@@ -309,9 +368,16 @@ def _networks(space: DecisionSpace) -> Iterator[Candidate]:
             yield candidate
 
 
-def _samples(space: DecisionSpace, rng: np.random.Generator) -> Iterator[Candidate]:
+def _samples(
+    space: DecisionSpace, ledger: _Ledger, rng: np.random.Generator
+) -> Iterator[Candidate]:
+    """Candidates drawn by chance, of networks that were met."""
     for rate in itertools.cycle(_RATES):
-        yield space.sample(rng, rate)
+        drawn = space.sample(rng, rate)
+        if not ledger.takes(drawn):
+            known = ledger.networks
+            drawn = space.under(drawn, known[int(rng.integers(len(known)))])
+        yield drawn
 
 
 def _batches(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_costmodel import graph_json
-from tvm_costmodel.compilers.decidable import decidable_operators
+from tvm_costmodel.compilers.decidable import convolution_stages, decidable_operators
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
-from tvm_costmodel.tuning.decisions import DECISIONS, Decision, Fields, Setting
+from tvm_costmodel.tuning.decisions import (
+    DECISIONS,
+    STAGE_LAYOUTS,
+    Decision,
+    Fields,
+    Setting,
+)
+from tvm_costmodel.tuning.relay_decisions import RELAY_DECISIONS
 
 if TYPE_CHECKING:
     from tvm_costmodel.compilers.pipeline import PipelineConfig
+    from tvm_costmodel.compilers.relay_config import RelayConfig
+
+DECISIONS_OF: Mapping[str, tuple[Decision, ...]] = {"relax": DECISIONS, "relay": RELAY_DECISIONS}
+"""What can be decided, by compiler."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +42,26 @@ class Choice:
         decision: What is decided.
         operator: The operator's id, or ``NETWORK``.
         values: The values that apply here, the default first.
+        stage_layout: The decision about the layout of the operator's stage; empty where there is
+            none.
     """
 
     decision: Decision
     operator: int
     values: tuple[Value, ...]
+    stage_layout: str = ""
 
     @property
     def place(self) -> tuple[int, str]:
         """Where a candidate keeps the value."""
         return self.operator, self.decision.name
+
+    def needed(self, value: Value) -> Mapping[str, tuple[Value, ...]]:
+        """Values of network decisions that a value needs; a layout is that of its stage."""
+        found = self.decision.needed(value)
+        if self.stage_layout and "layout" in found:
+            return {**found, self.stage_layout: ("same",)}
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +69,17 @@ class DecisionSpace:
     """All candidates of one network.
 
     Attributes:
-        graph: The network as ``from_relax`` reads it, before any pass; candidates name its ids.
+        graph: The network as ``from_relax`` or ``from_relay`` reads it, before any pass;
+            candidates name its ids.
         setting: What bounds the space beside the graph.
         choices: Every decision that has more than its default here, network decisions first.
+        compiler: What carries the decisions out, ``relax`` or ``relay``.
     """
 
     graph: OpGraph
     setting: Setting
     choices: tuple[Choice, ...]
+    compiler: str = "relax"
 
     @classmethod
     def for_graph(
@@ -62,7 +87,9 @@ class DecisionSpace:
         graph: OpGraph,
         tolerance: float = 1e-3,
         vector_bits: int = 512,
-        decisions: Sequence[Decision] = DECISIONS,
+        decisions: Sequence[Decision] | None = None,
+        compiler: str = "relax",
+        half_arithmetic: bool = False,
     ) -> DecisionSpace:
         """Finds what can be decided for a network.
 
@@ -71,22 +98,29 @@ class DecisionSpace:
             tolerance: Largest difference of the outputs that the user accepts, relative to the
                 largest magnitude of each; values known to err more are left out.
             vector_bits: Width of the machine's vectors.
-            decisions: The decisions to offer.
+            decisions: The decisions to offer; all of the compiler's when not given.
+            compiler: What carries the decisions out, of `DECISIONS_OF`.
+            half_arithmetic: Whether the machine computes in half precision by itself; float16
+                activations are offered where it does.
 
         Raises:
             ConfigError: The tolerance is not a positive number.
         """
         if not (math.isfinite(tolerance) and tolerance > 0):
             raise ConfigError(f"tolerance is {tolerance}; use a positive number such as 1e-3")
-        setting = Setting(tolerance, max(1, vector_bits // 32))
+        setting = Setting(tolerance, max(1, vector_bits // 32), half_arithmetic)
         products = sorted(i for ids in decidable_operators(graph).values() for i in ids)
+        stages = convolution_stages(graph)
+        offered: set[str] = set()
         choices = []
-        for decision in decisions:
+        for decision in DECISIONS_OF[compiler] if decisions is None else decisions:
             for i in products if decision.scope == "operator" else [NETWORK]:
                 values = _offered(decision, graph, i, setting)
                 if len(values) > 1:
-                    choices.append(Choice(decision, i, values))
-        return cls(graph, setting, tuple(choices))
+                    offered.add(decision.name)
+                    stage = STAGE_LAYOUTS[stages[i] - 1] if i in stages else ""
+                    choices.append(Choice(decision, i, values, stage if stage in offered else ""))
+        return cls(graph, setting, tuple(choices), compiler)
 
     @property
     def default(self) -> Candidate:
@@ -136,27 +170,34 @@ class DecisionSpace:
         return self._count(self.classes)
 
     def _count(self, parts: Sequence[Sequence[Choice]]) -> int:
-        total = 0
-        single = [part[0] for part in parts if part[0].operator != NETWORK]
-        for network in self._networks():
-            total += math.prod(len(_allowed(choice, network)) for choice in single)
-        return total
+        alike: dict[tuple[object, ...], list[Choice]] = {}
+        for choice in (part[0] for part in parts if part[0].operator != NETWORK):
+            key = (choice.decision.name, choice.stage_layout, choice.values)
+            alike.setdefault(key, []).append(choice)
+        single = [(choices[0], len(choices)) for choices in alike.values()]
+        needed = {name for choice, _ in single for v in choice.values for name in choice.needed(v)}
+        networks = Counter(
+            tuple((name, value) for name, value in network.items() if name in needed)
+            for network in self._networks()
+        )
+        return sum(
+            times * math.prod(len(self._allowed(c, dict(network))) ** count for c, count in single)
+            for network, times in networks.items()
+        )
 
     def _networks(self) -> Iterator[dict[str, Value]]:
         """Every combination of the network's decisions."""
         names = [choice.decision.name for choice in self.network_choices]
         for values in itertools.product(*(choice.values for choice in self.network_choices)):
             network = dict(zip(names, values, strict=True))
-            if all(
-                _fits(c.decision, network[c.decision.name], network) for c in self.network_choices
-            ):
+            if all(self._fits(c, network[c.decision.name], network) for c in self.network_choices):
                 yield network
 
     def candidates(self) -> Iterator[Candidate]:
         """Every valid candidate that decides ``classes`` together, the default first."""
         parts = [part for part in self.classes if part[0].operator != NETWORK]
         for network in self._networks():
-            allowed = [_allowed(part[0], network) for part in parts]
+            allowed = [self._allowed(part[0], network) for part in parts]
             for values in itertools.product(*allowed):
                 decided = {(NETWORK, name): value for name, value in network.items()}
                 for part, value in zip(parts, values, strict=True):
@@ -169,9 +210,15 @@ class DecisionSpace:
         kept = {}
         for place, value in decided.items():
             choice = self.by_place[place]
-            if value != choice.decision.default and _fits(choice.decision, value, network):
+            if value != choice.values[0] and self._fits(choice, value, network):
                 kept[place] = value
         return Candidate.of(kept)
+
+    def under(self, candidate: Candidate, network: Candidate) -> Candidate:
+        """A valid candidate with another's decisions about the network, as far as they allow it."""
+        decided = {(i, name): value for i, name, value in candidate.operators}
+        decided.update({(NETWORK, name): value for name, value in network.network})
+        return self._of(decided)
 
     def check(self, candidate: Candidate) -> None:
         """Refuses a candidate of another space.
@@ -189,10 +236,10 @@ class DecisionSpace:
             if value not in choice.values:
                 allowed = ", ".join(str(v) for v in choice.values)
                 raise ConfigError(f"{name} of {where} is {value!r}; use one of {allowed}")
-            if not _fits(choice.decision, value, network):
+            if not self._fits(choice, value, network):
                 needs = " and ".join(
                     f"{other} {' or '.join(map(str, values))}"
-                    for other, values in choice.decision.needed(value).items()
+                    for other, values in choice.needed(value).items()
                 )
                 raise ConfigError(f"{name} {value!r} of {where} needs {needs}")
 
@@ -270,15 +317,36 @@ class DecisionSpace:
             self.by_place[i, name].decision.effect(target, value)
         return {**fields, "kernels": kernels} if kernels else fields
 
-    def config(self, candidate: Candidate) -> PipelineConfig:
-        """A candidate as what the compiler takes; the default one is ``PipelineConfig()``.
+    def config(self, candidate: Candidate) -> PipelineConfig | RelayConfig:
+        """A candidate as what the compiler takes; the default one is the compiler's default.
 
         Raises:
             ConfigError: See `check`.
         """
+        fields = self.config_fields(candidate)
+        if self.compiler == "relay":
+            from tvm_costmodel.compilers.relay_config import RelayConfig
+
+            return RelayConfig.from_dict(fields)
         from tvm_costmodel.compilers.pipeline import PipelineConfig
 
-        return PipelineConfig.from_dict(self.config_fields(candidate))
+        return PipelineConfig.from_dict(fields)
+
+    def _fits(self, choice: Choice, value: Value, network: Mapping[str, Value]) -> bool:
+        """Whether the network's decisions let a value be carried out."""
+        if not choice.decision.needs:
+            return True
+        return all(
+            network.get(name, self._defaults[name]) in allowed
+            for name, allowed in choice.needed(value).items()
+        )
+
+    def _allowed(self, choice: Choice, network: Mapping[str, Value]) -> list[Value]:
+        return [value for value in choice.values if self._fits(choice, value, network)]
+
+    @functools.cached_property
+    def _defaults(self) -> Mapping[str, Value]:
+        return {decision.name: decision.default for decision in DECISIONS_OF[self.compiler]}
 
 
 def _offered(decision: Decision, graph: OpGraph, i: int, setting: Setting) -> tuple[Value, ...]:
@@ -291,20 +359,3 @@ def _offered(decision: Decision, graph: OpGraph, i: int, setting: Setting) -> tu
             and decision.applies(graph, i, value, setting)
         ),
     )
-
-
-def _fits(decision: Decision, value: Value, network: Mapping[str, Value]) -> bool:
-    """Whether the network's decisions let a value be carried out."""
-    if not decision.needs:
-        return True
-    return all(
-        network.get(name, _DEFAULTS[name]) in allowed
-        for name, allowed in decision.needed(value).items()
-    )
-
-
-def _allowed(choice: Choice, network: Mapping[str, Value]) -> list[Value]:
-    return [value for value in choice.values if _fits(choice.decision, value, network)]
-
-
-_DEFAULTS = {decision.name: decision.default for decision in DECISIONS}

@@ -55,6 +55,7 @@ def train_on_variants(
     seed: int = 0,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
 ) -> DecisionTrainingSummary:
     """Trains on the variants of 80 % of the networks, tests on 10 % and writes a checkpoint.
 
@@ -66,9 +67,11 @@ def train_on_variants(
         seed: Of split and training.
         resume: Go on from an interrupted training of the same labels and settings.
         settings: Recipe to change.
+        start: A kernel former of Relax, by name or directory, at which one of Relay begins.
 
     Raises:
-        ConfigError: The predictor does not read decisions, an unknown setting, too few networks.
+        ConfigError: The predictor does not read decisions, an unknown setting, too few networks,
+            or a start that it cannot begin at.
         CheckpointError: ``resume`` with other labels or settings, or the directory is in use.
     """
     if predictor not in DECIDED:
@@ -79,6 +82,8 @@ def train_on_variants(
     target = Path(directory)
     state_dir = target.with_name(f"{target.name}.training")
     regressor = build_regressor(predictor, seed, settings, state_dir, resume)
+    if start is not None:
+        _begin(regressor, start)
     decided = DecidedLabels.of(variants, labels)
     split = decided.split(seed)
     learn, held, test = (decided.subset(at) for at in (split.train, split.validation, split.test))
@@ -102,3 +107,17 @@ def train_on_variants(
     regressor.save(target)
     shutil.rmtree(state_dir, ignore_errors=True)
     return DecisionTrainingSummary(target, metrics, within, time.perf_counter() - started)
+
+
+def _begin(regressor: Any, start: str | Path) -> None:
+    from tvm_costmodel.predictor import load_predictor
+
+    if not hasattr(regressor, "begin_at"):
+        raise ConfigError(f"{regressor.name} begins at nothing: a start is for relay_kernel_former")
+    begun = load_predictor(start, "kernel_former", engine="torch").regressor
+    regressor.begin_at(begun)
+    regressor.card["started_from"] = {"predictor": begun.name, **_origin(begun.card)}
+
+
+def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: card[name] for name in ("device", "training_set") if name in card}

@@ -17,13 +17,12 @@ from tvm_costmodel.profiling.measurement import MeasurementConfig, Timing, conte
 from tvm_costmodel.profiling.store import Store
 from tvm_costmodel.profiling.trials import TrialProfiler
 from tvm_costmodel.tuning.candidate import Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS
 from tvm_costmodel.tuning.predictors import load_scorer
 from tvm_costmodel.tuning.report import MeasuredCandidate, TuneReport, listed_decisions
-from tvm_costmodel.tuning.result import TuneResult, device_of_target, device_target
+from tvm_costmodel.tuning.result import COMPILERS, TuneResult, device_of_target, device_target
 from tvm_costmodel.tuning.search import BUDGET, strategy_for
 from tvm_costmodel.tuning.settings import MEASURE, TuneSettings
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.space import DECISIONS_OF, DecisionSpace
 from tvm_costmodel.tuning.subject import Subject
 from tvm_costmodel.tuning.tuner import Measured, Tuning
 
@@ -44,6 +43,7 @@ def tune(
     measure: int = MEASURE,
     *,
     device: Device | str = "cpu",
+    compiler: str = "relax",
     store: Store | str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     tolerance: float = 1e-3,
@@ -67,11 +67,12 @@ def tune(
     more, and the default is returned where nothing beats it beyond the noise.
 
     Args:
-        model: A Relax module with its weights as constants, or a model file.
+        model: A module of the compiler with its weights as constants, or a model file.
         target: TVM's target, which must be that of the device; the device's when not given.
         predictor: What scores candidates, see `tvm_costmodel.tuning.predictors.load_scorer`.
         measure: Candidates to measure at most.
         device: What to tune for, a device or its name; ``cpu`` is this machine.
+        compiler: What compiles the network: ``relax``, or ``relay`` where TVM has it.
         store: Where measurements and the decision are kept. A later call for the same graph,
             device and tolerance takes the decision from there. Kept in ``output`` when only that
             is given, nowhere when neither is.
@@ -99,6 +100,7 @@ def tune(
         DeviceError: The device is unknown or cannot be reached.
         ModelFileError: The model cannot be read.
         CheckpointError: There is no such predictor for the device.
+        MissingDependencyError: The installed TVM does not have the compiler.
         MeasurementError: The undecided network itself cannot be built or run.
         StoreError: The store cannot be written, or is another machine's.
         KeyboardInterrupt: Interrupted before anything was measured.
@@ -107,8 +109,8 @@ def tune(
         measure, rounds, tolerance, candidates, strategy, adapt, minutes, visits, seed
     )
     result = decide(
-        Subject.of(model, shapes),
-        _device(device, target),
+        Subject.of(model, shapes, compiler),
+        _device(device, target, compiler),
         settings,
         predictor,
         store=store,
@@ -125,9 +127,9 @@ def tune(
     return result
 
 
-def _device(device: Device | str, target: Any) -> Device:
+def _device(device: Device | str, target: Any, compiler: str) -> Device:
     found = resolve_device(device) if isinstance(device, str) else device
-    return device_of_target(found, target)
+    return device_of_target(found, target, compiler).with_compiler(compiler)
 
 
 def decide(
@@ -146,7 +148,7 @@ def decide(
     """As `tune`, without compiling the winner in this program or writing any file but the store."""
     begin = time.monotonic()
     space = space_for(subject, device, settings.tolerance)
-    key = _decision_key(subject, device, settings)
+    key = _decision_key(space, device, settings)
     path = store if store is not None or output is None else Path(output) / STORE
     if not again and (stored := _stored(path, key, settings)) is not None:
         return _result_of(TuneReport.from_dict(stored), space, subject, device)
@@ -155,7 +157,8 @@ def decide(
     strategy_for(space, settings.candidates, settings.strategy)
     scorer, name = load_scorer(predictor, space, device, settings.seed)
     with _opened(path) as opened:
-        made = TrialProfiler(device, opened, measurement, cores=cores)
+        compiler = f"{COMPILERS}.{subject.compiler}"
+        made = TrialProfiler(device, opened, measurement, cores=cores, compiler=compiler)
         with made as profiler:
             profiler.open(subject.source(opened.path.parent))
             tuning = Tuning(space, scorer, profiler, settings, not again, progress)
@@ -167,20 +170,29 @@ def decide(
 
 
 def space_for(subject: Subject, device: Device, tolerance: float) -> DecisionSpace:
-    """What can be decided for a network on a device."""
+    """What can be decided for a network on a device.
+
+    Raises:
+        DeviceError: The compiler makes no code for the device.
+    """
+    target = device_target(device, subject.compiler)
+    if subject.compiler == "relay":
+        return DecisionSpace.for_graph(subject.graph, tolerance, compiler="relay")
     from tvm_costmodel.compilers.cpu_rule import CpuRuleConfig
     from tvm_costmodel.compilers.cpu_rule.machine import Machine
+    from tvm_costmodel.compilers.relax import has_half_arithmetic
 
-    lanes = Machine.from_target(device_target(device), CpuRuleConfig()).lanes
-    return DecisionSpace.for_graph(subject.graph, tolerance, 32 * lanes)
+    lanes = Machine.from_target(target, CpuRuleConfig()).lanes
+    halves = has_half_arithmetic(target)
+    return DecisionSpace.for_graph(subject.graph, tolerance, 32 * lanes, half_arithmetic=halves)
 
 
-def _decision_key(subject: Subject, device: Device, settings: TuneSettings) -> str:
+def _decision_key(space: DecisionSpace, device: Device, settings: TuneSettings) -> str:
     """Under what a decision is kept: another compiler, or other decisions, are another key."""
-    from tvm_costmodel.compilers.relax import PipelineConfig
-
-    declared = [(d.name, d.values, d.scope, dict(d.errors), d.becomes) for d in DECISIONS]
-    parts = (subject.graph.hash, device.name, settings.tolerance, PipelineConfig().key, declared)
+    decisions = DECISIONS_OF[space.compiler]
+    declared = [(d.name, d.values, d.scope, dict(d.errors), d.becomes) for d in decisions]
+    pipeline = space.config(space.default).key
+    parts = (space.graph.hash, device.name, settings.tolerance, pipeline, declared)
     return content_key("tuned", *parts)
 
 
@@ -293,6 +305,7 @@ def _report(
         seconds={part: round(took, 3) for part, took in seconds.items()},
         stopped=tuning.stopped,
         said=_said(tuning),
+        compiler=subject.compiler,
     )
 
 

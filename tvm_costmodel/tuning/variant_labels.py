@@ -13,7 +13,6 @@ from tvm_costmodel.profiling.profiler import ProfileSummary, SourceResult
 from tvm_costmodel.profiling.sources import Source
 from tvm_costmodel.profiling.trials import Trial, TrialProfiler, TrialResult
 from tvm_costmodel.tuning.candidate import Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS, Decision
 from tvm_costmodel.tuning.space import DecisionSpace
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,8 @@ def measure_variants(
     count: int,
     minutes: float | None = None,
     tolerance: float = LABEL_TOLERANCE,
-    decisions: Sequence[Decision] = DECISIONS,
+    compiler: str = "relax",
+    compare: bool = True,
 ) -> ProfileSummary:
     """Measures each network undecided and under drawn candidates; resumes where it stopped.
 
@@ -55,7 +55,9 @@ def measure_variants(
         count: Candidates of each.
         minutes: Start no further network after this time.
         tolerance: Of the decisions offered; larger output differences become ``wrong_output``.
-        decisions: What can be decided, the profiler's compiler permitting.
+        compiler: The profiler's, whose decisions are drawn.
+        compare: Hold outputs against the undecided network's; not where the profiler's pipeline
+            builds for the sake of timing alone.
 
     Returns:
         Counts and results of variants; a keyboard interrupt ends the run and is told in
@@ -73,7 +75,7 @@ def measure_variants(
             if minutes is not None and time.monotonic() - begin >= minutes * 60:
                 stopped = "minutes"
                 break
-            results += _of_network(profiler, source, count, tolerance, decisions)
+            results += _of_network(profiler, source, count, tolerance, compiler, compare)
             logger.info("%s: %d variants in all", source.family, len(results))
     except KeyboardInterrupt:
         stopped = "interrupted"
@@ -87,13 +89,15 @@ def _of_network(
     source: Source,
     count: int,
     tolerance: float,
-    decisions: Sequence[Decision],
+    compiler: str,
+    compare: bool,
 ) -> list[SourceResult]:
     try:
-        space = DecisionSpace.for_graph(profiler.open(source), tolerance, decisions=decisions)
+        space = DecisionSpace.for_graph(profiler.open(source), tolerance, compiler=compiler)
         drawn = draw_candidates(space, count, int(source.key[:8], 16))
         trials = [Trial(space.config_fields(c), c.to_dict()) for c in drawn]
-        return [_told(source, result) for result in profiler.measure(trials, tolerance)]
+        results = profiler.measure(trials, tolerance if compare else None)
+        return [_told(source, result) for result in results]
     except (DeviceError, StoreError):
         raise
     except CostModelError as error:  # this network alone cannot be measured

@@ -190,7 +190,7 @@ class Im2col:
         if facts.decision.algorithm != self.name:
             return None
         product = match_product(sch, facts)
-        if product is None or not _is_convolution(product):
+        if product is None or product.is_mixed or not _is_convolution(product):
             return None
         parameter = parameter_of(sch, product.right)
         if parameter not in facts.constants:

@@ -35,7 +35,7 @@ class Product:
         reduce: Axes summed over, in source order, those of extent 1 left out.
         left: The data operand, indexed by spatial and reduce axes.
         right: The weight operand.
-        dtype: Type of the sum.
+        dtype: Type of the sum; operands of another are converted as they are read.
         store: The finished output's store with ``accumulator`` in place of the sum.
         accumulator: The buffer that ``store`` reads the sum from, indexed by the spatial axes.
         paddings: Zero-padding stages that must run first.
@@ -54,6 +54,11 @@ class Product:
     def ranges(self) -> dict[Var, int]:
         """Extent of every axis by its variable."""
         return {axis.var: axis.extent for axis in (*self.spatial, *self.reduce)}
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether an operand is of another type than the sum."""
+        return any(str(o.source.ty.dtype) != self.dtype for o in (self.left, self.right))
 
     @property
     def steps(self) -> int:
@@ -111,8 +116,10 @@ def _uncast(expr: Expr) -> Expr:
 def _product(sch: s_tir.Schedule, block: BlockFacts, output: str) -> Product | None:
     stmt = sch.get(sch.get_sblock(block.name))
     value = stmt.body.value.b
-    if not (isinstance(value.a, TensorLoad) and isinstance(value.b, TensorLoad)):
-        return None  # mixed precision: the cast would have to move into the tile
+    dtype = str(stmt.body.buffer.ty.dtype)
+    operands = [_uncast(value.a), _uncast(value.b)]
+    if any(str(o.source.ty.dtype) not in (dtype, "float16") for o in operands):
+        return None
     axes = [Axis(iv.var, extent) for iv, extent in zip(stmt.iter_vars, block.extents, strict=True)]
     spatial = tuple(a for a, kind in zip(axes, block.kinds, strict=True) if kind == "S")
     reduce = tuple(a for a, kind in zip(axes, block.kinds, strict=True) if kind == "R")
@@ -123,7 +130,7 @@ def _product(sch: s_tir.Schedule, block: BlockFacts, output: str) -> Product | N
         return None
     ranges = {axis.var: axis.extent for axis in axes}
     ones = {axis.var: tirx.IntImm("int64", 0) for axis in reduce if axis.extent == 1}
-    left, right = (_tidy(load, ones, ranges) for load in (value.a, value.b))
+    left, right = (_tidy(load, ones, ranges) for load in operands)
     if output == block.name:
         buffer = stmt.body.buffer
         load = tirx.BufferLoad(buffer, [axis.var for axis in spatial])
@@ -138,7 +145,7 @@ def _product(sch: s_tir.Schedule, block: BlockFacts, output: str) -> Product | N
         tuple(axis for axis in reduce if axis.extent > 1),
         left,
         right,
-        str(stmt.body.buffer.ty.dtype),
+        dtype,
         store,
         stmt.body.buffer,
     )

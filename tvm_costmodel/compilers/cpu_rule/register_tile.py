@@ -119,14 +119,15 @@ class TileEmitter:
     def _add(self, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
         values = self._values(row, vector, lane)
         place = self._place(row, vector, lane)
-        left = rewrite(self.product.left, values)
-        if self.panel is None:
-            right = rewrite(self.product.right, values)
-        else:
-            right = rewrite(self._panel_load(row, vector, lane), values)
-            if str(self.panel.ty.dtype) != self.product.dtype:
-                right = tirx.Cast(self.product.dtype, right)
+        plain = self.product.right if self.panel is None else self._panel_load(row, vector, lane)
+        left = self._widened(rewrite(self.product.left, values), self.product.left.source)
+        right = self._widened(rewrite(plain, values), plain.source)
         return tirx.BufferStore(self.held, tirx.BufferLoad(self.held, place) + left * right, place)
+
+    def _widened(self, operand: Expr, source: Var) -> Expr:
+        """An operand in the type of the sum."""
+        same = str(source.ty.dtype) == self.product.dtype
+        return operand if same else tirx.Cast(self.product.dtype, operand)
 
     def _panel_load(self, row: Var, vector: Var, lane: Var) -> TensorLoad:
         tile, panel = self.view.tile, self.view.panel
@@ -167,7 +168,7 @@ class TileEmitter:
 def _panel_dtype(product: Product, panel: Panel) -> str:
     if panel.packed is not None and panel.packed.dtype == "float16":
         return "float16"
-    return product.dtype
+    return str(product.right.source.ty.dtype)
 
 
 def emit(sch: s_tir.Schedule, product: Product, view: View, cores: int) -> s_tir.Schedule:

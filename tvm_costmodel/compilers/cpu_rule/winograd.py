@@ -303,7 +303,7 @@ class Winograd:
         if not facts.decision.algorithm.startswith("winograd"):
             return None
         product = match_product(sch, facts)
-        if product is None:
+        if product is None or product.is_mixed:
             return None
         parameter = parameter_of(sch, product.right)
         outputs = int(facts.decision.algorithm.removeprefix("winograd"))

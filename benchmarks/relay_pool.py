@@ -1,0 +1,73 @@
+"""The pool of `relay_tuning`: measured candidates of Relay, and what is to be measured next.
+
+Not a benchmark itself; `relay_tuning` uses it, where torch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tuning_measure import Plan
+from tuning_pool import NetworkPool, Pool
+from tvm_costmodel.compilers.relay_config import RelayConfig
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.measurement import Measurement, measurement_key
+from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.tuning.space import DecisionSpace
+
+_BATCH = 12
+
+
+class RelayNetworkPool(NetworkPool):
+    """The pool's view of one network of Relay; arguments as `NetworkPool`."""
+
+    def __init__(self, name: str, graph: OpGraph, pool: Pool, searches: Path, measure: int) -> None:
+        super().__init__(name, graph, pool, searches, measure)
+        self.space = DecisionSpace.for_graph(graph, compiler="relay")
+
+    def row_of(self, pipeline: Mapping[str, Any], confirmed: bool = False) -> Measurement | None:
+        """The row of a pipeline, by the fields of ``RelayConfig``."""
+        key = _key(pipeline)
+        place = measurement_key(self.graph.hash, self.pool.device.name, key)
+        return self.pool.store(confirmed).get(place)
+
+    def missing(
+        self, candidates: Iterable[Candidate], confirmed: bool = False
+    ) -> Iterator[Candidate]:
+        """Those that were not measured, each once and the undecided one left out."""
+        for candidate in dict.fromkeys(candidates):
+            if candidate.decided and self.row(candidate, confirmed) is None:
+                yield candidate
+
+
+def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[Candidate]]:
+    """What to measure of a network now: kind of visit and candidates.
+
+    Returns:
+        ``pool`` or ``confirm``; ``done`` and nothing when all is there.
+    """
+    seeds = [plan.replays(network, seed) for seed in range(plan.seeds)]
+    wanted = list(network.missing(c for found in seeds for c in found.wanted))
+    if wanted:
+        return "pool", wanted
+    unsettled = [candidate for found in seeds for candidate in found.unsettled]
+    confirm = list(network.missing(unsettled, confirmed=True))
+    if confirm:
+        return "confirm", confirm
+    lacking = plan.candidates - len(network.rows())
+    if lacking > 0:
+        whole = network.space.candidates() if network.space.joint_size < 4 * lacking else iter(())
+        more = network.bred(seed=0) or list(islice(network.missing(whole), _BATCH))
+        if more:
+            return "pool", more[:lacking]
+    if list(network.missing(network.fastest(deciding), True)):
+        return "confirm", list(network.missing(network.fastest(2 * deciding), True))
+    return "done", []
+
+
+def _key(pipeline: Mapping[str, Any]) -> str:
+    """Of what was built for timing: constants are drawn."""
+    return RelayConfig.from_dict({**pipeline, "random_constants": True}).key

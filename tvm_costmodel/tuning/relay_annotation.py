@@ -1,0 +1,113 @@
+"""What the predictor sees of a Relay candidate: the graph as the decisions leave it, and marks.
+
+What Relay's decisions do to operators and kernels has the twins that Relax's have: scales folded at
+level 3, layouts converted, dense layers joined, kernels of so many operators. What they do inside
+of kernels (packed channels, approximations, half precision) is told by marks on the operators that
+it concerns, see `tvm_costmodel.tokenizer.relay_kernels`. No TVM is needed.
+
+Left to the marks are also what Relay computes from constants in each run below level 2, the
+operators that it makes of a layer norm, and reductions that it fuses with what they read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from tvm_costmodel.compilers.decidable import joinable
+from tvm_costmodel.graph import Operator, OpGraph
+from tvm_costmodel.tokenizer.relay_kernels import ATTRIBUTE
+from tvm_costmodel.tuning.annotation import Annotator, with_kernels
+from tvm_costmodel.tuning.candidate import Candidate, Value
+from tvm_costmodel.tuning.fusion import UNLIMITED, fusion_groups
+from tvm_costmodel.tuning.joining import join_products
+from tvm_costmodel.tuning.layouts import convert_layout
+from tvm_costmodel.tuning.relay_decisions import APPROXIMATED, RELAY_DECISIONS
+from tvm_costmodel.tuning.scales import fold_scales
+
+_DEFAULTS = {decision.name: decision.default for decision in RELAY_DECISIONS}
+_PACKED = ("conv2d", "dense")
+
+
+class RelayAnnotator:
+    """Annotates candidates of one network.
+
+    Args:
+        graph: The network as ``from_relay`` reads it, before any pass.
+    """
+
+    def __init__(self, graph: OpGraph) -> None:
+        self.graph = graph
+        self._laid_out: dict[tuple[Value, ...], OpGraph] = {}
+
+    def annotate(self, candidate: Candidate) -> OpGraph:
+        """The annotated graph; names that are no decisions of Relay are left out."""
+        value = {**_DEFAULTS, **dict(candidate.network)}
+        level = int(value["opt_level"])
+        keys = (value["products"] == "flat", level >= 3, value["layout"])
+        if keys not in self._laid_out:
+            self._laid_out[keys] = self._lay_out(*keys)
+        graph = self._laid_out[keys]
+        groups = _groups(graph, level, str(value["fusion"]))
+        return _marked(with_kernels(graph, groups), level, value)
+
+    def _lay_out(self, joins: bool, folds: bool, layout: Value) -> OpGraph:
+        made = self.graph, tuple(range(len(self.graph)))
+        if joins:
+            made = join_products(*made)
+        made = fold_scales(*made, folds)
+        if layout != _DEFAULTS["layout"]:
+            made = convert_layout(*made, str(layout), {})
+        return made[0]
+
+
+def annotator_of(graph: OpGraph, compiler: str) -> Annotator | RelayAnnotator:
+    """What annotates candidates of a network for a compiler, ``relax`` or ``relay``."""
+    return RelayAnnotator(graph) if compiler == "relay" else Annotator(graph)
+
+
+def _groups(graph: OpGraph, level: int, fusion: str) -> list[int]:
+    if level == 0:
+        return list(range(len(graph)))
+    most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
+    return fusion_groups(graph, most)
+
+
+def _marked(graph: OpGraph, level: int, value: dict[str, Value]) -> OpGraph:
+    """The graph whose operators say what of the decisions concerns them."""
+    read = Counter((o.op, o.inputs[0]) for o in graph.operators if o.inputs)
+    of_one_input = {i for members in joinable(graph) for i in members}
+    everywhere = ["compiled by relay"]
+    everywhere += [f"opt level {level}"] if level < 3 else []
+    depth = str(value["fusion"]).removeprefix("depth")  # operators are split by Relay once more
+    everywhere += [f"kernels of {depth}"] if level and depth.isdigit() else []
+    everywhere += ["half precision"] if value["precision"] == "float16" else []
+    operators = []
+    for i, operator in enumerate(graph.operators):
+        marks = list(everywhere)
+        siblings = bool(operator.inputs) and read[operator.op, operator.inputs[0]] > 1
+        if level == 3:
+            marks += _of_level_3(operator, value)
+        if value["fast_math"] == "fast" and operator.op in APPROXIMATED:
+            marks.append("fast math")
+        if value["convolutions"] == "joined" and operator.op == "conv2d" and siblings:
+            marks.append("joined convolutions")
+        if value["batched_products"] == "joined" and operator.op == "matmul" and siblings:
+            marks.append("joined batched products")
+        if value["products"] == "batch" and i in of_one_input:
+            marks.append("products as a batch")
+        if value["products"] == "flat" and operator.op == "dense":
+            marks.append("products as one")
+        operators.append(replace(operator, attrs={**operator.attrs, ATTRIBUTE: tuple(marks)}))
+    return OpGraph(tuple(operators), graph.outputs, graph.name)
+
+
+def _of_level_3(operator: Operator, value: dict[str, Value]) -> list[str]:
+    """Marks of passes that run at Relay's highest usual level alone."""
+    marks = []
+    in_rows = str(operator.attrs.get("data_layout", "NCHW")) == "NCHW"
+    if value["alter_layout"] == "on" and operator.op in _PACKED and operator.weights and in_rows:
+        marks.append("packed channels")
+    if value["canonical"] == "off" and operator.op == "add" and operator.weights:
+        marks.append("bias additions kept")
+    return marks
