@@ -56,7 +56,7 @@ def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
 ) -> None:
     variants = read_variants(VARIANTS)
     assert (variants.device, variants.pipeline_key) == (labels.device, labels.pipeline_key)
-    assert len(variants) >= 250 and {group.family for group in variants.groups} == set(FAMILIES)
+    assert len(variants) >= 300 and {group.family for group in variants.groups} == set(FAMILIES)
     assert all(len(group.good) == 7 for group in variants.groups)
     card = next(entry.card for entry in zoo() if entry.predictor == "kernel_former")
     assert card["training_set"] == f"{variants.hash[:16]}+{labels.hash}"
@@ -80,13 +80,13 @@ def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> N
     assert 1.5 < default / winograd < 3.0 and channels_first > default
 
 
-def test_the_default_predictor_ships_with_its_network_in_onnx() -> None:
-    """After training it again: ``models export cpu-x86-avx512/roofline_former -o`` its folder."""
-    folder = checkpoint_path("cpu-x86-avx512")
-    export = read_export(folder)  # checked against the weights beside it
-    assert folder == ZOO / "cpu-x86-avx512" / "roofline_former"
+@pytest.mark.parametrize("predictor", ["roofline_former", "kernel_former"])
+def test_defaults_of_predict_and_tune_ship_with_their_networks_in_onnx(predictor: str) -> None:
+    """After training one again: ``models export cpu-x86-avx512/NAME -o`` its folder."""
+    export = read_export(ZOO / "cpu-x86-avx512" / predictor)  # checked against the weights there
     assert export.origin["opset"] == 18 and export.origin["largest_difference"] <= 1e-5
     assert len(export.content) < 4e6
+    assert checkpoint_path("cpu-x86-avx512") == ZOO / "cpu-x86-avx512" / "roofline_former"
 
 
 @pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])
