@@ -35,6 +35,8 @@ REGISTERED = [
     "xgboost_decided",
     "flops_decided",
     "kernel_former",
+    "relay_kernel_former",
+    "relay_xgboost",
 ]
 SQUEEZENET = str(onnx_network_path("squeezenet"))
 
