@@ -15,6 +15,8 @@ def fast_matmul() -> Iterator[None]:
     torch's MKL takes its AVX2 path on CPUs that are not Intel's, less than half of the AVX-512
     speed. Allowing reduced precision selects oneDNN instead, which computes in full float32 where
     the CPU has no tiles; where it has some the results would be rounded, so nothing is changed.
+    It prepares itself for every new number of rows: worth it for batches of thousands, not for a
+    search's few dozen.
     """
     has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
     before = torch.get_float32_matmul_precision()

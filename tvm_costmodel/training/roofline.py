@@ -24,7 +24,6 @@ from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
-from tvm_costmodel.training.matmul import fast_matmul
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
 from tvm_costmodel.training.roofline_answers import RooflineAnswers
 
@@ -141,7 +140,7 @@ class RooflineFormerRegressor(RooflineAnswers):
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         batch = self._set(graphs).batch(np.arange(len(graphs)))
-        with torch.inference_mode(), fast_matmul():
+        with torch.inference_mode():
             answers = [network(batch)[0][:, 0].double().numpy() for network in self.networks]
         return np.array(answers)
 
@@ -150,7 +149,7 @@ class RooflineFormerRegressor(RooflineAnswers):
 
     def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
-        with torch.inference_mode(), fast_matmul():
+        with torch.inference_mode():
             parts = [network.operators(batch)[0][:, 0].numpy() for network in self.networks]
         return np.array(parts)
 
@@ -218,7 +217,7 @@ class KernelFormerRegressor(RooflineFormerRegressor):
     def context_of(self, tokens: PhysicalTokens) -> list[Tensor]:
         """What attention tells each member of a network's kernels, each [N, D_c]."""
         batch = GraphSet([tokens]).batch(np.zeros(1, int))
-        with torch.inference_mode(), fast_matmul():
+        with torch.inference_mode():
             return [network.context(batch) for network in self.networks]
 
     def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
@@ -226,7 +225,7 @@ class KernelFormerRegressor(RooflineFormerRegressor):
         tokens, amounts = torch.from_numpy(numbers), torch.from_numpy(work)
         rows = [torch.from_numpy(at) for _, at in places]
         found = []
-        with torch.inference_mode(), fast_matmul():
+        with torch.inference_mode():
             for m, network in enumerate(self.networks):
                 parts = [context[m][at] for (context, _), at in zip(places, rows, strict=True)]
                 cost = network.cost(tokens, amounts, torch.cat(parts))[0]
