@@ -5,16 +5,15 @@ Not a benchmark itself; `relay_tuning` uses it, where torch is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuning_measure import Plan
+from tuning_measure import Plan, unsettled
 from tuning_pool import NetworkPool, Pool
 from tvm_costmodel.compilers.relay_config import RelayConfig
 from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.profiling.measurement import Measurement, measurement_key
 from tvm_costmodel.tuning.candidate import Candidate
 from tvm_costmodel.tuning.space import DecisionSpace
 
@@ -28,19 +27,9 @@ class RelayNetworkPool(NetworkPool):
         super().__init__(name, graph, pool, searches, measure)
         self.space = DecisionSpace.for_graph(graph, compiler="relay")
 
-    def row_of(self, pipeline: Mapping[str, Any], confirmed: bool = False) -> Measurement | None:
-        """The row of a pipeline, by the fields of ``RelayConfig``."""
-        key = _key(pipeline)
-        place = measurement_key(self.graph.hash, self.pool.device.name, key)
-        return self.pool.store(confirmed).get(place)
-
-    def missing(
-        self, candidates: Iterable[Candidate], confirmed: bool = False
-    ) -> Iterator[Candidate]:
-        """Those that were not measured, each once and the undecided one left out."""
-        for candidate in dict.fromkeys(candidates):
-            if candidate.decided and self.row(candidate, confirmed) is None:
-                yield candidate
+    def key(self, pipeline: Mapping[str, Any]) -> str:
+        """Of what was built for timing: constants are drawn."""
+        return RelayConfig.from_dict({**pipeline, "random_constants": True}).key
 
 
 def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[Candidate]]:
@@ -53,9 +42,7 @@ def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[
     wanted = list(network.missing(c for found in seeds for c in found.wanted))
     if wanted:
         return "pool", wanted
-    unsettled = [candidate for found in seeds for candidate in found.unsettled]
-    confirm = list(network.missing(unsettled, confirmed=True))
-    if confirm:
+    if confirm := unsettled(network, seeds):
         return "confirm", confirm
     lacking = plan.candidates - len(network.rows())
     if lacking > 0:
@@ -66,8 +53,3 @@ def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[
     if list(network.missing(network.fastest(deciding), True)):
         return "confirm", list(network.missing(network.fastest(2 * deciding), True))
     return "done", []
-
-
-def _key(pipeline: Mapping[str, Any]) -> str:
-    """Of what was built for timing: constants are drawn."""
-    return RelayConfig.from_dict({**pipeline, "random_constants": True}).key

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tvm import auto_scheduler, autotvm
+from tvm import autotvm
 from tvm.auto_scheduler.cost_model import RandomModel, XGBModel
 from tvm.auto_scheduler.measure_record import RecordReader
 from tvm.autotvm.tuner import RandomTuner, xgboost_cost_model
@@ -21,7 +21,7 @@ from tvm.autotvm.tuner.sa_model_optimizer import SimulatedAnnealingOptimizer
 from tvm.contrib.popen_pool import MapResult, StatusKind
 
 from schedule_tasks import Operator, auto_scheduler_task, autotvm_task
-from schedule_timing import HereBuilder, HereRunner, measure_here
+from schedule_timing import HereBuilder, HereRunner, search_with_auto_scheduler
 from tvm_costmodel.compilers.relay_target import cpu_target
 from tvm_costmodel.schedules.auto_scheduler import AutoSchedulerCostModel
 from tvm_costmodel.schedules.autotvm import measured_tasks, transformer_tuner
@@ -47,7 +47,6 @@ class AutoScheduler:
     name = "auto_scheduler"
 
     def __init__(self) -> None:
-        measure_here()
         self.target = cpu_target()
         self._rankers: dict[tuple[Path, ...], ScheduleRanker] = {}
 
@@ -58,18 +57,8 @@ class AutoScheduler:
         task = auto_scheduler_task(operator, self.target)
         random.seed(seed)
         np.random.seed(seed)
-        policy = auto_scheduler.SketchPolicy(
-            task, self._model(strategy, seed, earlier), dict(_EVOLUTION), seed + 1, verbose=0
-        )
-        options = auto_scheduler.TuningOptions(
-            num_measure_trials=trials,
-            num_measures_per_round=BATCH,
-            builder=auto_scheduler.LocalBuilder(),
-            runner=auto_scheduler.LocalRunner(),
-            measure_callbacks=[auto_scheduler.RecordToFile(str(log))],
-            verbose=0,
-        )
-        task.tune(options, search_policy=policy)
+        model = self._model(strategy, seed, earlier)
+        search_with_auto_scheduler(task, model, trials, BATCH, log, _EVOLUTION, seed + 1)
 
     def _model(self, strategy: str, seed: int, earlier: Sequence[Path]) -> Any:
         if strategy == "random":

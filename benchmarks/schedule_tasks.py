@@ -102,34 +102,25 @@ def _shapes(kind: str, sizes: Sizes) -> dict[str, Sizes]:
     return {"data": (batch, rows, depth), "weight": (batch, columns, depth)}
 
 
-def _convolution(sizes: Sizes, data: relay.Expr, weight: relay.Expr) -> relay.Expr:
-    channels, _, made, kernel, stride = sizes
+def _convolution(
+    data: relay.Expr, weight: relay.Expr, made: int, kernel: int, stride: int, groups: int = 1
+) -> relay.Expr:
     return relay.nn.conv2d(
         data,
         weight,
         strides=(stride, stride),
         padding=(kernel // 2,) * 2,
+        groups=groups,
         channels=made,
         kernel_size=(kernel, kernel),
     )
 
 
-def _depthwise(sizes: Sizes, data: relay.Expr, weight: relay.Expr) -> relay.Expr:
-    channels, _, kernel, stride = sizes
-    return relay.nn.conv2d(
-        data,
-        weight,
-        strides=(stride, stride),
-        padding=(kernel // 2,) * 2,
-        groups=channels,
-        channels=channels,
-        kernel_size=(kernel, kernel),
-    )
-
-
 _RELAY: dict[str, Callable[..., Any]] = {
-    "conv2d": _convolution,
-    "depthwise": _depthwise,
+    "conv2d": lambda sizes, data, weight: _convolution(data, weight, *sizes[2:]),
+    "depthwise": lambda sizes, data, weight: _convolution(
+        data, weight, sizes[0], *sizes[2:], groups=sizes[0]
+    ),
     "dense": lambda _, data, weight: relay.nn.dense(data, weight),
     "batch_matmul": lambda _, data, weight: relay.nn.batch_matmul(data, weight),
 }

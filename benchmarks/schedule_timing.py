@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,39 @@ class HereRunner(autotvm.measure.measure.Runner):
         return autotvm.MeasureResult(
             (self.known[index],), TunerError.NO_ERROR, time.time() - start, start
         )
+
+
+def search_with_auto_scheduler(
+    task: auto_scheduler.SearchTask,
+    model: Any,
+    trials: int,
+    batch: int,
+    log: Path,
+    evolution: Mapping[str, int],
+    seed: int,
+) -> None:
+    """A search of a task with a cost model, builds and times in this process; writes TVM's log.
+
+    Args:
+        task: The task.
+        model: Its cost model.
+        trials: Measurements.
+        batch: Measurements between two updates of the model.
+        log: TVM's own log, which is appended to.
+        evolution: Parameters of `SketchPolicy`.
+        seed: Of the search.
+    """
+    measure_here()
+    policy = auto_scheduler.SketchPolicy(task, model, dict(evolution), seed, verbose=0)
+    options = auto_scheduler.TuningOptions(
+        num_measure_trials=trials,
+        num_measures_per_round=batch,
+        builder=auto_scheduler.LocalBuilder(),
+        runner=auto_scheduler.LocalRunner(),
+        measure_callbacks=[auto_scheduler.RecordToFile(str(log))],
+        verbose=0,
+    )
+    task.tune(options, search_policy=policy)
 
 
 def build_config(task: autotvm.task.Task, config: Any) -> tuple[Module, list[Any]]:

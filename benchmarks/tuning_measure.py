@@ -116,9 +116,7 @@ class Plan:
         first = list(network.missing([*seeds[0].wanted, *fixed, *wanted]))
         if first:
             return "pool", first
-        unsettled = [candidate for found in seeds for candidate in found.unsettled]
-        confirm = list(network.missing(unsettled, confirmed=True))
-        if confirm:
+        if confirm := unsettled(network, seeds):
             return "confirm", confirm
         more = self._beyond(network, seeds, fixed)
         if more:
@@ -157,6 +155,12 @@ class Replays:
     done: list[Replayed] = field(default_factory=list)
     wanted: list[Candidate] = field(default_factory=list)
     unsettled: list[Candidate] = field(default_factory=list)
+
+
+def unsettled(network: NetworkPool, seeds: Sequence[Replays]) -> list[Candidate]:
+    """What replays want confirmed and nobody has measured so yet."""
+    wanted = (candidate for found in seeds for candidate in found.unsettled)
+    return list(network.missing(wanted, confirmed=True))
 
 
 @dataclass

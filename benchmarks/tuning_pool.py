@@ -200,10 +200,13 @@ class NetworkPool:
         return self.row_of(self.space.config_fields(candidate), confirmed)
 
     def row_of(self, pipeline: Mapping[str, Any], confirmed: bool = False) -> Measurement | None:
-        """The same, by the fields of ``PipelineConfig``."""
-        key = PipelineConfig.from_dict(dict(pipeline)).key
-        place = measurement_key(self.graph.hash, self.pool.device.name, key)
+        """The same, by the fields of the compiler's configuration."""
+        place = measurement_key(self.graph.hash, self.pool.device.name, self.key(pipeline))
         return self.pool.store(confirmed).get(place)
+
+    def key(self, pipeline: Mapping[str, Any]) -> str:
+        """The key under which what such fields build is measured."""
+        return PipelineConfig.from_dict(dict(pipeline)).key
 
     def rows(self, confirmed: bool = False) -> dict[Candidate, Measurement]:
         """Every row of this network, failed ones too, the undecided one left out."""
@@ -252,9 +255,9 @@ class NetworkPool:
         self, candidates: Iterable[Candidate], confirmed: bool = False
     ) -> Iterator[Candidate]:
         """Those that were not measured, each pipeline once and the undecided one left out."""
-        seen = {PipelineConfig().key}
+        seen = {self.key({})}
         for candidate in candidates:
-            key = PipelineConfig.from_dict(self.space.config_fields(candidate)).key
+            key = self.key(self.space.config_fields(candidate))
             if key not in seen and self.row(candidate, confirmed) is None:
                 yield candidate
             seen.add(key)

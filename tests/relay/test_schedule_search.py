@@ -66,22 +66,12 @@ def search_with_autotvm(tuner: Any, trials: int, log: Path | None = None) -> lis
 
 
 def search_with_auto_scheduler(model: Any, task: Any, trials: int, log: Path) -> list[float]:
-    schedule_timing.measure_here()
-    params = {
+    evolution = {
         "evolutionary_search_population": 16,
         "evolutionary_search_num_iters": 1,
         "sample_init_min_population": 8,
     }
-    policy = auto_scheduler.SketchPolicy(task, model, params, seed=1, verbose=0)
-    options = auto_scheduler.TuningOptions(
-        num_measure_trials=trials,
-        num_measures_per_round=BATCH,
-        builder=auto_scheduler.LocalBuilder(),
-        runner=auto_scheduler.LocalRunner(),
-        measure_callbacks=[auto_scheduler.RecordToFile(str(log))],
-        verbose=0,
-    )
-    task.tune(options, search_policy=policy)
+    schedule_timing.search_with_auto_scheduler(task, model, trials, BATCH, log, evolution, seed=1)
     results = auto_scheduler.RecordReader(str(log)).read_lines()[1]
     return [result.costs[0].value for result in results if not result.error_no]
 

@@ -26,6 +26,9 @@ from tvm_costmodel.errors import ModelFileError
 from tvm_costmodel.schedules.features import Features, lowered
 from tvm_costmodel.schedules.ranker import MeasuredTask, ScheduleRanker
 
+_Measured = dict[str, tuple[list[Features], list[float]]]
+"""Features and seconds of candidates by the key of their task."""
+
 
 class AutoSchedulerCostModel(PythonBasedModel):
     """Ranks the states of auto_scheduler's tasks.
@@ -42,7 +45,7 @@ class AutoSchedulerCostModel(PythonBasedModel):
         super().__init__()
         self.start = ranker or ScheduleRanker(seed=seed)
         self._draw = np.random.default_rng(seed)
-        self._measured: dict[str, tuple[list[Features], list[float]]] = {}
+        self._measured: _Measured = {}
         self._rankers: dict[str, ScheduleRanker] = {}
 
     def update(self, inputs: Sequence[Any], results: Sequence[Any]) -> None:
@@ -52,13 +55,7 @@ class AutoSchedulerCostModel(PythonBasedModel):
             inputs: `tvm.auto_scheduler.MeasureInput`, of one task or several.
             results: As many `tvm.auto_scheduler.MeasureResult`.
         """
-        touched = set()
-        for key, features, seconds in _read(inputs, results):
-            known = self._measured.setdefault(key, ([], []))
-            known[0].append(features)
-            known[1].append(seconds)
-            touched.add(key)
-        for key in touched:
+        for key in _gather(self._measured, inputs, results):
             task = MeasuredTask(*self._measured[key])
             if len(task.seconds) > 1 and np.isfinite(task.seconds).any():
                 ranker = ScheduleRanker(self.start.config, self.start.seed)
@@ -84,12 +81,12 @@ class AutoSchedulerCostModel(PythonBasedModel):
             states: Of that task.
         """
         features = get_per_store_features_from_states(states, task)
-        packed = [self._score(task, features)]
-        ranker = self._ranker(task)
-        for one in features:
+        speeds, ranker = self._score(task, features), self._ranker(task)
+        packed = [speeds]
+        for one, speed in zip(features, speeds, strict=True):
             parts = np.zeros(0, np.float32)
             if ranker.is_ready and lowered(one):
-                parts = np.exp(-ranker.statement_log_seconds(one))
+                parts = np.exp(-ranker.statement_log_seconds(one, np.log(speed)))
             packed += [np.asarray([len(parts)], np.float32), parts]
         return np.concatenate(packed)
 
@@ -101,17 +98,14 @@ class AutoSchedulerCostModel(PythonBasedModel):
         Raises:
             ModelFileError: A file is missing or holds no records.
         """
-        measured: dict[str, tuple[list[Features], list[float]]] = {}
+        measured: _Measured = {}
         for path in paths:
             if not Path(path).is_file():
                 raise ModelFileError(f"no log of auto_scheduler at {path}")
             inputs, results = RecordReader(str(path)).read_lines()
             if not len(inputs):
                 raise ModelFileError(f"{path} holds no records of auto_scheduler")
-            for key, features, seconds in _read(inputs, results):
-                known = measured.setdefault(key, ([], []))
-                known[0].append(features)
-                known[1].append(seconds)
+            _gather(measured, inputs, results)
         tasks = [MeasuredTask(*both) for both in measured.values()]
         self.start.pretrain([task for task in tasks if np.isfinite(task.seconds).any()])
 
@@ -127,13 +121,17 @@ class AutoSchedulerCostModel(PythonBasedModel):
         return self._rankers.get(task.workload_key, self.start)
 
 
-def _read(inputs: Sequence[Any], results: Sequence[Any]) -> list[tuple[str, Features, float]]:
-    """Task's key, features and seconds of each measurement that has features."""
+def _gather(measured: _Measured, inputs: Sequence[Any], results: Sequence[Any]) -> set[str]:
+    """Adds the measurements that have features; returns the keys of their tasks."""
     features = get_per_store_features_from_measure_pairs(inputs, results)[0]
-    found = []
+    touched = set()
     for given, result, one in zip(inputs, results, features, strict=True):
         failed = int(result.error_no) != 0
         seconds = np.inf if failed else float(np.mean([cost.value for cost in result.costs]))
         if lowered(one):
-            found.append((str(given.task.workload_key), one.astype(np.float32), seconds))
-    return found
+            key = str(given.task.workload_key)
+            known = measured.setdefault(key, ([], []))
+            known[0].append(one.astype(np.float32))
+            known[1].append(seconds)
+            touched.add(key)
+    return touched

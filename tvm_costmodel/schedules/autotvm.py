@@ -20,7 +20,7 @@ from tvm.autotvm.tuner.sa_model_optimizer import SimulatedAnnealingOptimizer
 from tvm.driver import build_module
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.schedules.features import FEATURES, Features
+from tvm_costmodel.schedules.features import FEATURES, Features, lowered
 from tvm_costmodel.schedules.ranker import MeasuredTask, ScheduleRanker
 
 _WORST = -1e3
@@ -193,7 +193,7 @@ def measured_tasks(
 
 def _kept(features: Sequence[Features], seconds: NDArray[np.float64]) -> MeasuredTask:
     """Without candidates that have no features, and empty when none of them ran."""
-    rows = [row for row, one in enumerate(features) if one.any()]
+    rows = [row for row, one in enumerate(features) if lowered(one)]
     if not np.isfinite(seconds[rows]).any():
         rows = []
     return MeasuredTask([features[row] for row in rows], [float(seconds[row]) for row in rows])

@@ -156,13 +156,21 @@ class ScheduleRanker:
             scores[rows] = self._score([features[row] for row in rows])
         return scores
 
-    def statement_log_seconds(self, candidate: Features) -> NDArray[np.float32]:
+    def statement_log_seconds(
+        self, candidate: Features, score: float | None = None
+    ) -> NDArray[np.float32]:
         """Log of the seconds of each statement, [S]; together they make up the candidate's score.
+
+        Args:
+            candidate: Its features.
+            score: What `predict` gave it; asked for when not given.
 
         Raises:
             ConfigError: As `predict`.
         """
-        score, features = self.predict([candidate])[0], checked([candidate])
+        if score is None:
+            score = self.predict([candidate])[0]
+        features = checked([candidate])
         parts = log_roofline(features[0])
         if self._weights is not None:
             parts = forward(self._weights, self._batch(features), {})[1].mean(0)[0]
