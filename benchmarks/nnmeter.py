@@ -15,12 +15,7 @@ tables, for predictors and kinds of split that this run leaves out.
 Predictors are roofline_former, xgboost, flops, and the published networks of `nnmeter_networks`:
 nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a network's recipe
 (`TrainingConfig`), or of the roofline former's recipe (`ReplicaConfig`) or shape
-(`RooflineFormerConfig`), value in JSON. What each part of that is worth is seen by leaving it out::
-
-    --set 'context="none"'    an operator sees itself alone
-    --set 'context="full"'    attention sees the neighbours' sizes too
-    --set roofline=false      one free exponential for each operator instead of the three terms
-    --set ranking=0.2         with the pairwise ranking loss, at this weight
+(`RooflineFormerConfig`), value in JSON. What each part of that is worth: `nnmeter_ablation`.
 """
 
 from __future__ import annotations
@@ -182,10 +177,10 @@ def run_tables(job: tuple[Path, str, int, Split]) -> np.ndarray:
     return answers
 
 
-def run_roofline(
+def train_roofline(
     encoded: Encoded, splits: Sequence[Split], seed: int, settings: dict[str, Any], device: str
-) -> list[np.ndarray]:
-    """The roofline former on all splits of a seed at once: ms of each split's test networks."""
+) -> np.ndarray:
+    """The roofline former on all splits of a seed at once: ms of all networks, [splits, G, P]."""
     import torch
 
     from tvm_costmodel.models.roofline_former import RooflineFormerConfig
@@ -194,16 +189,15 @@ def run_roofline(
     from tvm_costmodel.training.roofline import new_networks
 
     torch.set_float32_matmul_precision("high")
-    count = len(encoded.latency_ms)
-    train = np.array([np.isin(np.arange(count), split.train) for split in splits])
-    held = np.array([np.isin(np.arange(count), split.validation) for split in splits])
+    every = np.arange(len(encoded.latency_ms))
+    train = np.array([np.isin(every, split.train) for split in splits])
+    held = np.array([np.isin(every, split.validation) for split in splits])
     known = [[f.name for f in fields(kind)] for kind in (ReplicaConfig, RooflineFormerConfig)]
     require_known(settings, sum(known, []), "the roofline former does not take these settings")
     recipe, shape = ({k: v for k, v in settings.items() if k in names} for names in known)
     config = RooflineFormerConfig(devices=encoded.latency_ms.shape[1], **shape)
-    networks = new_networks(config, len(splits), seed)
     trainer = ReplicaTrainer(
-        networks,
+        new_networks(config, len(splits), seed),
         ReplicaConfig(seed=seed, **recipe),
         GraphSet(encoded.tokens(), device),
         encoded.latency_ms,
@@ -211,12 +205,13 @@ def run_roofline(
         held,
     )
     trainer.run()
-    answers = trainer.predict(np.arange(count))
-    return [answers[m][split.test] for m, split in enumerate(splits)]
+    return trainer.predict(every)
 
 
 def _roofline_job(job: tuple[Path, Sequence[Split], int, dict[str, Any], str]) -> list[np.ndarray]:
-    return run_roofline(_encoded(job[0]), *job[1:])
+    """Ms of each split's test networks."""
+    answers = train_roofline(_encoded(job[0]), *job[1:])
+    return [answers[m][split.test] for m, split in enumerate(job[1])]
 
 
 def _networks_job(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.nnmeter import _plain_tokens
+from benchmarks import nnmeter_ablation
+from benchmarks.nnmeter import Encoded, _plain_tokens
 from benchmarks.nnmeter_networks import NETWORKS, run_networks, token_arrays
 from benchmarks.nnmeter_tables import label_noise, tables
 from tests.graphs import labelled_graphs
@@ -13,6 +14,7 @@ from tvm_costmodel.baselines.flops import power_law_columns
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.tokenizer import Tokenizer, TokenizerConfig
 from tvm_costmodel.tokenizer.nnlp import NnlpTokenizer
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer
 from tvm_costmodel.training.splits import Split
 
 GRAPHS, LATENCY = labelled_graphs(12)
@@ -45,6 +47,42 @@ def test_a_network_answers_for_every_device_of_every_split() -> None:
     assert (ratio > 100).all() and (ratio < 10000).all()  # labels are 1000 times apart
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         run_networks(ARRAYS, "nnlp", splits, {"epoch": 2}, "cpu")
+
+
+def test_an_ablation_changes_what_it_says_and_tells_known_families_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nnmeter_ablation, "RECIPE", {"epochs": 2, "batch_size": 4})
+    tokens = [PhysicalTokenizer().encode(graph) for graph in GRAPHS]
+    joined = {
+        name: np.concatenate([getattr(t, name) for t in tokens])
+        for name in ("slot", "numbers", "work", "anchor", "edges")
+    }
+    encoded = Encoded(
+        {
+            **joined,
+            "latency_ms": ARRAYS["latency_ms"],
+            "devices": np.array(["one", "other"]),
+            "node_ptr": np.cumsum([0, *(len(t) for t in tokens)]),
+            "edge_ptr": np.cumsum([0, *(len(t.edges) for t in tokens)]),
+        }
+    )
+    at = np.arange(12)
+    splits = [Split("vggs", at[:8], at[8:10], at[10:]), Split("resnets", at[4:], at[:2], at[2:4])]
+    rows = [
+        row
+        for name in ("as it is", "no extents and channels", "a network for each device")
+        for row in nnmeter_ablation.run(encoded, splits, name, 1, 0, "cpu")
+    ]
+    unknown = [row for row in rows if row["families"] == "unknown"]
+    assert len(unknown) == 3 * 2 * 2
+    assert {row["device"] for row in rows if row["families"] == "known"} == {
+        nnmeter_ablation.ALL, "one", "other",
+    }  # fmt: skip
+    by_variant = {row["variant"]: row["mape"] for row in unknown if row["family"] == "vggs"}
+    assert len(set(by_variant.values())) == 3
+    table = nnmeter_ablation.tables(rows)
+    assert "| no extents and channels   |" in table and "## Families known" in table
 
 
 def test_a_table_shows_means_and_spreads_over_seeds() -> None:
