@@ -15,7 +15,7 @@ prepare   networks as ONNX files, and that no label is of one of them
 plan      every strategy's search
 warm      what ``torch.compile`` compiles, into its own cache
 measure   the candidates that the strategies want, the fixed choices, neighbours of the fastest;
-          the fastest and what each strategy returns again, with more rounds
+          the fastest and what each strategy returns again, with more rounds, twice
 times     default and tuned build beside ONNX Runtime, ``torch.compile``, TVM's default code
 tune      ``tvm-costmodel tune`` as a user runs it, and how long that takes
 speed     candidates decided and scored a second
@@ -69,15 +69,16 @@ HERE = Path(__file__).resolve().parent
 FOLDER = Path("build/graph_tuning")
 PROTOCOL = """\
 Every strategy is the tuner with another scorer: {measure} candidates measured in two rounds, its
-two favourites confirmed, the default returned where none beats it beyond noise; {seeds} seeds.
+three favourites confirmed, the default returned where none beats it beyond noise; {seeds} seeds.
 A search scores up to 6,000 candidates with the kernel former and 512 with the others, which read a
 whole graph for each. Every seed has a checkpoint of its own, trained on another split.
 Candidates were measured in one pool per network, in turns with the default (2 rounds, confirmed
 with {visits}), outputs held against the default's within 1e-3; a ratio is the mean over rounds of
-the latency in units of a reference kernel. The best known candidate is the fastest of the pool,
-which holds all that any strategy wanted, every fixed choice, the next of our own list and
-neighbours of the fastest. One thread, except where said; on two threads the tuned build is the
-one that was decided on one. A speed-up over TVM is TVM's time over
+the latency in units of a reference kernel. The pool holds all that any strategy wanted, every
+fixed choice, the next of our own list and neighbours of the fastest. What the strategies returned
+and the three fastest of the pool were then timed once more together, in twice as many rounds, and
+shares of the best known candidate's speed are of those. One thread, except where said; on two
+threads the tuned build is the one that was decided on one. A speed-up over TVM is TVM's time over
 the default's in one run, times the pool's ratio where the tuned build was not timed beside them.
 The networks' hashes are in none of {labels} labelled networks."""
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuning_measure import Plan, unsettled
+from tuning_measure import Plan, finalists, undecided, unsettled
 from tuning_pool import NetworkPool, Pool
 from tvm_costmodel.compilers.relay_config import RelayConfig
 from tvm_costmodel.graph import OpGraph
@@ -36,7 +36,7 @@ def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[
     """What to measure of a network now: kind of visit and candidates.
 
     Returns:
-        ``pool`` or ``confirm``; ``done`` and nothing when all is there.
+        ``pool``, ``confirm`` or ``final``; ``done`` and nothing when all is there.
     """
     seeds = [plan.replays(network, seed) for seed in range(plan.seeds)]
     wanted = list(network.missing(c for found in seeds for c in found.wanted))
@@ -50,6 +50,7 @@ def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[
         more = network.bred(seed=0) or list(islice(network.missing(whole), _BATCH))
         if more:
             return "pool", more[:lacking]
-    if list(network.missing(network.fastest(deciding), True)):
-        return "confirm", list(network.missing(network.fastest(2 * deciding), True))
-    return "done", []
+    if confirm := undecided(network, deciding, 2 * deciding):
+        return "confirm", confirm
+    final = finalists(network, seeds, deciding)
+    return "final" if final else "done", final

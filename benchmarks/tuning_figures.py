@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from engines import DEFAULT, ONNX_RUNTIME, TORCH, TUNED, TVM
 from tuning_measure import RULE, Plan, policies
-from tuning_pool import NetworkPool
+from tuning_pool import CONFIRMED, FINAL, NetworkPool
 
 _SHOWN_KERNELS = 3
 
@@ -24,10 +24,9 @@ Json = dict[str, Any]
 def network_figures(network: NetworkPool, plan: Plan) -> Json:
     """What the pool says of one network; ratios are latencies over the default's."""
     seeds = [plan.replays(network, seed) for seed in range(plan.seeds)]
-    best = network.fastest(1)
-    best_ratio = _ratio(network, best[0]) if best else None
+    best, best_ratio = network.best, _ratio(network, network.best)
     if best_ratio is None or best_ratio > 1.0:
-        best, best_ratio = [network.space.default], 1.0
+        best, best_ratio = network.space.default, 1.0
     rows = network.rows()
     runs = [
         {
@@ -46,8 +45,9 @@ def network_figures(network: NetworkPool, plan: Plan) -> Json:
         "joint_size": network.space.joint_size,
         "measured": len(rows),
         "failed": sum(row.status != "ok" for row in rows.values()),
-        "confirmed": len(network.rows(confirmed=True)),
-        "best": {"candidate": best[0].to_dict(), "ratio": best_ratio},
+        "confirmed": len(network.rows(CONFIRMED)),
+        "compared": len(network.rows(FINAL)),
+        "best": {"candidate": best.to_dict(), "ratio": best_ratio},
         "runs": [run for run in runs if run["ratio"] is not None],
         "unfinished": sum(len(found.wanted) + len(found.unsettled) for found in seeds),
         "fixed": fixed,

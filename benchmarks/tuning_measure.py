@@ -19,6 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 from tuning_pool import (
+    CONFIRMED,
+    FINAL,
+    FIRST,
     NetworkPool,
     NotMeasuredYet,
     Replayed,
@@ -36,6 +39,8 @@ from tvm_costmodel.tuning.decisions import DECISIONS
 RULE, ANY = "direct kernels", "any"
 TOP, DECIDING = 8, 3
 """Of the pool's fastest, how many are confirmed at once, and how many must be in the end."""
+LEVELS = {"pool": FIRST, "confirm": CONFIRMED, "final": FINAL}
+"""What the rows of each kind of visit are for."""
 BATCH = 24
 """Candidates that a visit to a network measures at most."""
 _LONGER = 8  # of our strategy's list, those after what it measured
@@ -86,7 +91,7 @@ class Plan:
         candidates: Rows that a network shall have at least.
         bred: Rows beyond those that strategies and fixed choices want, at least so many: the next
             of our own list, then neighbours of the fastest.
-        visits: Rounds of a confirmation.
+        visits: Rounds of a confirmation; of the last comparison twice as many.
     """
 
     strategies: tuple[Strategy, ...]
@@ -102,7 +107,8 @@ class Plan:
             try:
                 found.done.append(network.replay(strategy, seed))
             except NotMeasuredYet as more:
-                (found.unsettled if more.confirming else found.wanted).extend(more.candidates)
+                wanted = found.unsettled if more.level == CONFIRMED else found.wanted
+                wanted.extend(more.candidates)
         return found
 
     def next(self, network: NetworkPool) -> tuple[str, list[Candidate]]:
@@ -121,8 +127,13 @@ class Plan:
         more = self._beyond(network, seeds, fixed)
         if more:
             return "pool", more
-        deciding = list(network.missing(network.fastest(DECIDING), confirmed=True))
-        return "confirm", list(network.missing(network.fastest(TOP), True)) if deciding else []
+        if confirm := undecided(network, DECIDING, TOP):
+            return "confirm", confirm
+        return "final", finalists(network, seeds, DECIDING)
+
+    def rounds(self, level: int) -> int | None:
+        """Rounds of a row; the tuner's own number where None."""
+        return {FIRST: None, CONFIRMED: self.visits, FINAL: 2 * self.visits}[level]
 
     def _beyond(
         self, network: NetworkPool, seeds: Sequence[Replays], fixed: Sequence[Candidate]
@@ -160,7 +171,20 @@ class Replays:
 def unsettled(network: NetworkPool, seeds: Sequence[Replays]) -> list[Candidate]:
     """What replays want confirmed and nobody has measured so yet."""
     wanted = (candidate for found in seeds for candidate in found.unsettled)
-    return list(network.missing(wanted, confirmed=True))
+    return list(network.missing(wanted, CONFIRMED))
+
+
+def undecided(network: NetworkPool, deciding: int, top: int) -> list[Candidate]:
+    """The ``top`` fastest that are not confirmed; none when the ``deciding`` fastest are."""
+    if not list(network.missing(network.fastest(deciding), CONFIRMED)):
+        return []
+    return list(network.missing(network.fastest(top), CONFIRMED))
+
+
+def finalists(network: NetworkPool, seeds: Sequence[Replays], deciding: int) -> list[Candidate]:
+    """What is compared in the end and was not yet: what strategies returned, and the fastest."""
+    returned = [run.winner for found in seeds for run in found.done]
+    return list(network.missing([*network.fastest(deciding), *returned], FINAL))
 
 
 @dataclass
@@ -187,7 +211,7 @@ class Filler:
         """Fills until the plan is complete or the time is up; whether it is complete."""
         end = time.monotonic() + 60 * minutes
         complete: set[str] = set()
-        self._profilers: dict[bool, TrialProfiler] = {}
+        self._profilers: dict[int, TrialProfiler] = {}
         try:
             while time.monotonic() < end:
                 order = [n for n in self._by_rows() if n not in complete]
@@ -218,7 +242,7 @@ class Filler:
                 complete.add(name)
                 return False
             start = time.monotonic()
-            profiler = self._profiler(kind == "confirm")
+            profiler = self._profiler(LEVELS[kind])
             try:
                 profiler.open(FileSource(str(self.folder / "networks" / f"{name}.onnx")))
                 done = self._measure(network, profiler, kind, candidates[:BATCH], end)
@@ -231,8 +255,7 @@ class Filler:
             line["clocks"] = {k: round(v, 2) for k, v in profiler.seconds.items()}
             with open(self.folder / "visits.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            best = network.fastest(1)
-            ratio = network.ratio(best[0]) if best else None
+            ratio = network.ratio(network.best)
             fastest = f", best {ratio.value:.3f}" if ratio else ""
             print(f"{name}: {kind} {done} in {seconds:.0f} s{fastest}", flush=True)
             return True
@@ -245,7 +268,7 @@ class Filler:
         candidates: Sequence[Candidate],
         end: float,
     ) -> int:
-        rounds = self.plan.visits if kind == "confirm" else None
+        rounds = self.plan.rounds(LEVELS[kind])
         left, done = iter(candidates), 0
         while part := list(islice(left, 12)):
             trials = [network.trial(candidate) for candidate in part]
@@ -254,18 +277,18 @@ class Filler:
                 break
         return done
 
-    def _profiler(self, confirming: bool) -> TrialProfiler:
-        if confirming not in self._profilers:
+    def _profiler(self, level: int) -> TrialProfiler:
+        if level not in self._profilers:
             any_pool = next(iter(self.networks.values())).pool
-            self._profilers[confirming] = TrialProfiler(
+            self._profilers[level] = TrialProfiler(
                 any_pool.device,
-                any_pool.store(confirming),
+                any_pool.stores[level],
                 self.measurement,
                 cores=None if self.core is None else (self.core,),
                 progress=False,
                 timing_lock=self.lock,
             )
-        return self._profilers[confirming]
+        return self._profilers[level]
 
     def _working(self) -> AbstractContextManager[None]:
         """While thinking: never beside another program that times."""

@@ -42,6 +42,10 @@ from tvm_costmodel.tuning.settings import TuneSettings
 from tvm_costmodel.tuning.space import DecisionSpace
 from tvm_costmodel.tuning.tuner import Tuning
 
+FIRST, CONFIRMED, FINAL = range(3)
+"""What a row was measured for: a strategy's first look at a candidate, a strategy's confirmation of
+a favourite, and the comparison of what all strategies returned with the fastest of the pool."""
+_STORES = ("pool.db", "confirmed.db", "final.db")
 _GRAPHS = 512  # candidates that a search of whole graphs scores
 _WAVE = 12  # candidates bred from the pool's fastest at a time
 _PARENTS = 4
@@ -112,12 +116,12 @@ class NotMeasuredYet(Exception):
 
     Attributes:
         candidates: What it wants.
-        confirming: Whether it wants them confirmed.
+        level: What for, `FIRST` or `CONFIRMED`.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], confirming: bool) -> None:
+    def __init__(self, candidates: Sequence[Candidate], level: int) -> None:
         super().__init__(f"{len(candidates)} candidates")
-        self.candidates, self.confirming = tuple(candidates), confirming
+        self.candidates, self.level = tuple(candidates), level
 
 
 @dataclass(frozen=True)
@@ -125,36 +129,30 @@ class Pool:
     """Measured candidates of all networks on one device.
 
     Attributes:
-        first: Rows of the usual number of rounds.
-        confirmed: Rows of twice as many, of those that matter.
+        stores: Rows by what they were measured for, each kind with more rounds than the last.
         device: What was measured.
     """
 
-    first: Store
-    confirmed: Store
+    stores: tuple[Store, ...]
     device: Device
-    _held: dict[bool, tuple[int, Rows]] = field(default_factory=dict, repr=False)
+    _held: dict[int, tuple[int, Rows]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path, device: Device) -> Pool:
-        """Opens or makes the two stores of a folder."""
-        return cls(Store(folder / "pool.db"), Store(folder / "confirmed.db"), device)
+        """Opens or makes the stores of a folder."""
+        return cls(tuple(Store(folder / name) for name in _STORES), device)
 
-    def store(self, confirmed: bool) -> Store:
-        """One of the two."""
-        return self.confirmed if confirmed else self.first
-
-    def rows(self, confirmed: bool) -> Rows:
+    def rows(self, level: int) -> Rows:
         """Every row by network and candidate, read again when there are more."""
-        store = self.store(confirmed)
+        store = self.stores[level]
         count = store.count(status=None)
-        if confirmed not in self._held or self._held[confirmed][0] != count:
+        if level not in self._held or self._held[level][0] != count:
             found: Rows = {}
             for row in store.measurements(self.device.name, status=None, variants=True):
                 candidate = Candidate.from_dict(row.pipeline["decisions"])
                 found.setdefault(row.graph_hash, {})[candidate] = row
-            self._held[confirmed] = (count, found)
-        return self._held[confirmed][1]
+            self._held[level] = (count, found)
+        return self._held[level][1]
 
 
 @dataclass
@@ -195,42 +193,55 @@ class NetworkPool:
         """A candidate as the profiler takes it."""
         return Trial(self.space.config_fields(candidate), candidate.to_dict())
 
-    def row(self, candidate: Candidate, confirmed: bool = False) -> Measurement | None:
-        """The row of a candidate; None where it was not measured."""
-        return self.row_of(self.space.config_fields(candidate), confirmed)
+    def row(self, candidate: Candidate, level: int = FIRST) -> Measurement | None:
+        """The row of a candidate; None where it was not measured for that."""
+        return self.row_of(self.space.config_fields(candidate), level)
 
-    def row_of(self, pipeline: Mapping[str, Any], confirmed: bool = False) -> Measurement | None:
+    def row_of(self, pipeline: Mapping[str, Any], level: int = FIRST) -> Measurement | None:
         """The same, by the fields of the compiler's configuration."""
         place = measurement_key(self.graph.hash, self.pool.device.name, self.key(pipeline))
-        return self.pool.store(confirmed).get(place)
+        return self.pool.stores[level].get(place)
 
     def key(self, pipeline: Mapping[str, Any]) -> str:
         """The key under which what such fields build is measured."""
         return PipelineConfig.from_dict(dict(pipeline)).key
 
-    def rows(self, confirmed: bool = False) -> dict[Candidate, Measurement]:
+    def rows(self, level: int = FIRST) -> dict[Candidate, Measurement]:
         """Every row of this network, failed ones too, the undecided one left out."""
-        return self.pool.rows(confirmed).get(self.graph.hash, {})
+        return self.pool.rows(level).get(self.graph.hash, {})
 
-    def ratio(self, candidate: Candidate) -> Ratio | None:
-        """Latency over the default's, from the confirmation where there is one.
+    def ratio(self, candidate: Candidate, most: int = FINAL) -> Ratio | None:
+        """Latency over the default's, from the row of most rounds.
+
+        Args:
+            candidate: What was measured.
+            most: Rows that were measured for more are not read.
 
         Returns:
             None where the candidate failed or was not measured.
         """
         if not self.space.config_fields(candidate):
             return Ratio(0.0, 0.0)
-        for confirmed in (True, False):
-            row = self.row(candidate, confirmed)
+        for level in range(most, -1, -1):
+            row = self.row(candidate, level)
             if row is not None and row.status == "ok" and row.timing is not None:
                 return ratio_of(row.timing)
         return None
 
     def fastest(self, count: int) -> list[Candidate]:
-        """The pool's fastest, confirmed ratios before others."""
-        ratios = {candidate: self.ratio(candidate) for candidate in self.rows()}
-        good = {c: r.log for c, r in ratios.items() if r is not None}
-        return sorted(good, key=lambda c: good[c])[:count]
+        """The pool's fastest by what was confirmed, or else by first looks.
+
+        What was measured last of all chooses nothing, so that it is no lucky measurement of what it
+        would have chosen itself.
+        """
+        return _by_ratio({c: self.ratio(c, CONFIRMED) for c in self.rows()})[:count]
+
+    @property
+    def best(self) -> Candidate:
+        """The fastest known candidate, of those compared last where there are any."""
+        compared = {c: self.ratio(c) for c in self.rows(FINAL)}
+        known = _by_ratio({self.space.default: Ratio(0.0, 0.0), **compared})
+        return known[0] if compared else next(iter(self.fastest(1)), known[0])
 
     def replay(self, strategy: Strategy, seed: int) -> Replayed:
         """Lets a strategy tune this network on what was measured.
@@ -251,14 +262,12 @@ class NetworkPool:
         measured = tuple(tuning.measured)
         return Replayed(strategy.name, seed, measured, winner, tuning.searches[-1])
 
-    def missing(
-        self, candidates: Iterable[Candidate], confirmed: bool = False
-    ) -> Iterator[Candidate]:
+    def missing(self, candidates: Iterable[Candidate], level: int = FIRST) -> Iterator[Candidate]:
         """Those that were not measured, each pipeline once and the undecided one left out."""
         seen = {self.key({})}
         for candidate in candidates:
             key = self.key(self.space.config_fields(candidate))
-            if key not in seen and self.row(candidate, confirmed) is None:
+            if key not in seen and self.row(candidate, level) is None:
                 yield candidate
             seen.add(key)
 
@@ -274,6 +283,12 @@ class NetworkPool:
             else:
                 drawn.append(self.space.mutate(one, rng, int(rng.integers(1, 3))))
         return list(itertools.islice(self.missing(drawn), _WAVE))
+
+
+def _by_ratio(ratios: Mapping[Candidate, Ratio | None]) -> list[Candidate]:
+    """Those that have one, the smallest first."""
+    good = {candidate: ratio.log for candidate, ratio in ratios.items() if ratio is not None}
+    return sorted(good, key=lambda candidate: good[candidate])
 
 
 class PoolProfiler:
@@ -296,10 +311,11 @@ class PoolProfiler:
         Raises:
             NotMeasuredYet: Some are not there.
         """
-        found = [self._network.row_of(trial.pipeline, not reuse) for trial in trials]
+        level = FIRST if reuse else CONFIRMED
+        found = [self._network.row_of(trial.pipeline, level) for trial in trials]
         gone = [t for t, row in zip(trials, found, strict=True) if row is None]
         if gone:
-            raise NotMeasuredYet([Candidate.from_dict(t.decisions) for t in gone], not reuse)
+            raise NotMeasuredYet([Candidate.from_dict(t.decisions) for t in gone], level)
         return [
             TrialResult(trial, row, True)
             for trial, row in zip(trials, found, strict=True)
@@ -326,11 +342,11 @@ class LazyScorer:
         self._scorer.learn(candidates, ratios)
 
     def best_values(
-        self, candidate: Candidate, decisions: Sequence[str] | None = None
-    ) -> Candidate | None:
-        """The scorer's own optimum under a candidate's network decisions."""
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
+        """The scorer's own optima under candidates' network decisions."""
         given = () if decisions is None else (decisions,)
-        return self._scorer.best_values(candidate, *given)
+        return self._scorer.best_values(candidates, *given)
 
     @functools.cached_property
     def _scorer(self) -> Scorer:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tvm_costmodel.profiling.line_files import LineFormat
 from tvm_costmodel.profiling.measurement import (
     KernelTime,
     Measurement,
+    Timing,
     content_key,
     measurement_key,
     quantile,
@@ -28,7 +30,11 @@ from tvm_costmodel.profiling.rows import dumps, timing_from_dict
 from tvm_costmodel.profiling.store import Store
 
 FORMAT = LineFormat("tvm-costmodel-labels", 1, "label")
+SHIPPED = Path(__file__).parent / "labels"
+"""Folder of the labels that ship with the package, ``<device>.jsonl.xz``."""
+
 _EXACT = ("latency_s", "relative", "reference_s")
+_HEADER = ("device", "pipeline_key", "pipeline", "protocol", "environments", "note")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,17 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
+class LabelOutline:
+    """The good labels of an exported file without graphs and kernels, which take long to read."""
+
+    device: str
+    pipeline_key: str
+    graph_hashes: tuple[str, ...]
+    families: tuple[str, ...]
+    latency_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class _Selection:
     """The rows of a store that make one label set."""
 
@@ -107,6 +124,28 @@ def read_labels(
         chosen = _select(store, device, pipeline_key)
         header = _header(store, chosen)
     return _label_set(header, chosen.rows)
+
+
+def read_outline(path: str | Path) -> LabelOutline:
+    """Which networks an exported file (``.jsonl.xz``) holds, and their latencies.
+
+    Raises:
+        StoreError: The file is missing, damaged or foreign.
+    """
+    header, lines = _open(Path(path))
+    hashes, families, times = [], [], []
+    for number, line in lines:
+        with _line(path, number):
+            if "kernel" in line or line["status"] != "ok":
+                continue
+            hashes.append(line["graph_hash"])
+            families.append(line["family"])
+            timing = _timing(line["timing"])
+            times.append((timing.relative, timing.reference_s))
+    reference_s = quantile([own for _, own in times], 0.5) if times else 0.0
+    latency_s = tuple(_usual_latency(relative, reference_s) for relative, _ in times)
+    where = header["device"], header["pipeline_key"]
+    return LabelOutline(*where, tuple(hashes), tuple(families), latency_s)
 
 
 def noise_note(rows: tuple[Measurement, ...]) -> str:
@@ -240,7 +279,7 @@ def _record(row: Measurement, reference_s: float) -> LabelRecord:
     return LabelRecord(
         graph=OpGraph.from_json(row.graph),
         graph_hash=row.graph_hash,
-        latency_s=float(f"{row.timing.relative * reference_s:.7g}"),
+        latency_s=_usual_latency(row.timing.relative, reference_s),
         measured_s=row.timing.latency_s,
         family=row.family,
         source=row.source,
@@ -248,6 +287,11 @@ def _record(row: Measurement, reference_s: float) -> LabelRecord:
         noise=row.timing.noise,
         quiet=row.timing.quiet,
     )
+
+
+def _usual_latency(relative: float, reference_s: float) -> float:
+    """Seconds at the usual speed of the machine."""
+    return float(f"{relative * reference_s:.7g}")
 
 
 def _short(value: Any) -> Any:
@@ -293,11 +337,19 @@ def _network_line(row: Measurement, order: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
+def _timing(record: Mapping[str, Any]) -> Timing:
+    timing = timing_from_dict(record)
+    for value in (timing.latency_s, timing.relative, timing.reference_s):
+        if not isinstance(value, int | float):
+            raise TypeError(f"{value!r} is no number of seconds")
+    return timing
+
+
 def _measurement_from(
     line: Mapping[str, Any], header: Mapping[str, Any], kernels: Sequence[KernelTime]
 ) -> Measurement:
     place = line["graph_hash"] or line["source_key"]
-    timing = timing_from_dict(line["timing"]) if line["timing"] else None
+    timing = _timing(line["timing"]) if line["timing"] or line["status"] == "ok" else None
     used = []
     for name, number, calls in line["kernels"]:
         used.append(replace(kernels[number], name=name, calls=calls))
@@ -325,16 +377,40 @@ def _measurement_from(
 
 def _read_rows(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
     """The header and every row of an exported file, failed ones too."""
-    lines = FORMAT.read(path)
-    header = next(lines)
+    header, lines = _open(path)
     kernels: list[KernelTime] = []
     rows = []
-    for line in lines:
-        if "kernel" in line:
-            kernels.append(_kernel_from(line))
-        else:
-            rows.append(_measurement_from(line, header, kernels))
+    for number, line in lines:
+        with _line(path, number):
+            if "kernel" in line:
+                kernels.append(_kernel_from(line))
+            else:
+                rows.append(_measurement_from(line, header, kernels))
     return header, rows
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any]]]]:
+    """The header of an exported file, whole, and its further lines with their numbers."""
+    lines = FORMAT.read(path)
+    header = next(lines)
+    absent = [name for name in _HEADER if name not in header]
+    if absent:
+        raise StoreError(
+            f"{path} is damaged: its header lacks {', '.join(absent)}; export it again"
+        )
+    return header, enumerate(lines, 2)
+
+
+@contextmanager
+def _line(path: str | Path, number: int) -> Iterator[None]:
+    """Tells which line of a file is none that this package wrote."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{path} is damaged: line {number} is no label ({type(error).__name__}: {error}); "
+            "export the store again"
+        ) from error
 
 
 def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> LabelSet:

@@ -220,7 +220,7 @@ def load_predictor(
         raise CheckpointError(
             f"{path} was trained for {trained_for}, and {device} was asked for; give --device "
             f"{trained_for}, train one on labels of {device}, or calibrate this one with a few "
-            "measurements (tvm_costmodel.training.calibration)"
+            "measurements (`tvm-costmodel calibrate`)"
         )
     return Predictor(_engine_class(str(name), path, card, engine).load(path), trained_for)
 

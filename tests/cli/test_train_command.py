@@ -11,10 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.graphs import labelled_graphs
-from tests.profiling.labels import measurement, timing
+from tests.profiling.labels import write_store
 from tvm_costmodel.cli import main
-from tvm_costmodel.profiling.measurement import measurement_key
-from tvm_costmodel.profiling.store import Store
 from tvm_costmodel.training.replicas import ReplicaTrainer
 from tvm_costmodel.training.state import STATE_FILE
 
@@ -24,22 +22,7 @@ TINY = ("epochs=3", "channels=8", "context_channels=8", "members=2", "batch_size
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("store") / "labels.db")
-    with Store(path) as opened:
-        for i, (graph, seconds) in enumerate(zip(GRAPHS, LATENCY.tolist(), strict=True)):
-            family = ("plain", "odd")[i % 2]
-            row = measurement(
-                key=measurement_key(graph.hash, "cpu-test", "pipeline-1"),
-                graph_hash=graph.hash,
-                graph=graph.to_json(),
-                family=family,
-                source={"kind": "workload", "family": family, "params": {"number": i}},
-                source_key=f"network {i}",
-                timing=timing(float(f"{seconds:.6g}")),
-                kernels=(),
-            )
-            opened.put_measurement(row)
-    return path
+    return write_store(tmp_path_factory.mktemp("store") / "labels.db", GRAPHS, LATENCY.tolist())
 
 
 def train(store: str, folder: Path, *more: str) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from tests.published import published
 from tvm_costmodel.errors import GraphError, ModelFileError
 from tvm_costmodel.frontends.nasbench import (
+    DARTS_OPERATIONS,
     darts_cell,
     nasbench101_cell,
     nasbench201_cell,
@@ -132,6 +133,7 @@ def test_naslib_codes_are_translated(tmp_path: Path) -> None:
         ({KEY: {"val_accuracy": 0.0}}, "is 0.0: labels are positive"),
         ({KEY: {"val_accuracy": -3}}, "is -3"),
         ({KEY: {"val_accuracy": float("nan")}}, "is nan"),
+        ({KEY: {"val_accuracy": 90.0, "params": "many"}}, "params of .* is 'many'"),
         ({"(0, 1, 2)": {"val_accuracy": 90.0}}, "no NAS-Bench-101 cell"),
         ({"spam": {"val_accuracy": 90.0}}, "no cell in numbers"),
         ({KEY.replace("1", "0"): {"val_accuracy": 90.0}}, "no path"),
@@ -140,6 +142,39 @@ def test_naslib_codes_are_translated(tmp_path: Path) -> None:
 def test_bad_files_of_nasbench101_are_refused(tmp_path: Path, records, message: str) -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
         read_nasbench101(write_101(tmp_path, records))
+    assert "\n" not in str(caught.value)
+
+
+GENOTYPE = str(([(0, 0), (1, 1)] * 4, [(1, 2), (0, 3)] * 4))
+
+
+def test_genotypes_of_naslib_are_translated(tmp_path: Path) -> None:
+    path = tmp_path / "darts.json"
+    path.write_text(json.dumps({"cifar10": {GENOTYPE: {"val_accuracy": 93.5}}}))
+    (found,) = read_darts(path)
+    assert found.accuracy == 93.5
+    assert names(found.normal)[2:4] == [DARTS_OPERATIONS[0], DARTS_OPERATIONS[1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"cifar10": {}}, "holds no cells"),
+        ({"nasbench101": {}}, "nothing under cifar10"),
+        ({"cifar10": {GENOTYPE: {}}}, "val_accuracy of .* is None"),
+        ({"cifar10": {GENOTYPE: {"val_accuracy": 0}}}, "is 0: labels are positive"),
+        ({"cifar10": {GENOTYPE: {"val_accuracy": -1.5}}}, "is -1.5"),
+        ({"cifar10": {GENOTYPE: {"val_accuracy": float("nan")}}}, "is nan"),
+        ({"cifar10": {GENOTYPE[:-9]: {"val_accuracy": 93.5}}}, "no DARTS genotype"),
+        ({"cifar10": {GENOTYPE.replace("3", "7"): {"val_accuracy": 93.5}}}, "no DARTS genotype"),
+        ({"cifar10": {GENOTYPE.replace("(1, 2)", "(2, 2)"): {"val_accuracy": 93.5}}}, "state 2"),
+    ],
+)
+def test_bad_files_of_darts_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "darts.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelFileError, match=message) as caught:
+        read_darts(path)
     assert "\n" not in str(caught.value)
 
 
@@ -174,6 +209,9 @@ def test_tables_of_nasbench201(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", "no table of NAS-Bench-201 cells"),
         (f"{HEADER}\n7,{ARCH},,3.5,\n", "cell 7, val_acc_cifar10 is ''"),
+        (f"{HEADER}\n", "holds no cells"),
+        (f"{HEADER}\n7,{ARCH},0,3.5,\n", "val_acc_cifar10 is '0'"),
+        (f"{HEADER}\n7,{ARCH},91,0.0,\n", "latency_pixel3_ms is '0.0'"),
         (f"{HEADER}\n7,{ARCH},91,nan,\n", "latency_pixel3_ms is 'nan'"),
         (f"{HEADER}\n7,{ARCH},91,-1,\n", "latency_pixel3_ms is '-1'"),
         (f"{HEADER}\n7,{ARCH},91\n", "wrong number of columns"),

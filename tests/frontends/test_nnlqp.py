@@ -115,7 +115,10 @@ HEADER = "nnlqp_idx,nb201_api_idx,arch_str,latency_ms,stage,val_acc_cifar10"
         ("", "no cells"),
         ("a,b\n1,2\n", "needs nnlqp_idx"),
         (f"{HEADER}\n1,2,{nasbench201_arch(1)},-1,train,90\n", "latency is '-1'"),
+        (f"{HEADER}\n1,2,{nasbench201_arch(1)},0,train,90\n", "latency is '0'"),
+        (f"{HEADER}\n1,2,{nasbench201_arch(1)},,train,90\n", "line 2: needs nnlqp_idx"),
         (f"{HEADER}\n1,2,{nasbench201_arch(1)},1,train,nan\n", "accuracy is 'nan'"),
+        (f"{HEADER}\n1,2,{nasbench201_arch(1)},1,tra", "line 2"),
         (f"{HEADER}\n1,2,|none~0|,1,train,90\n", "no NAS-Bench-201 cell"),
     ],
 )

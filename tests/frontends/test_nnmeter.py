@@ -134,6 +134,7 @@ def test_published_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("", "holds no networks"),
         (record()[:-9], "line 1: damaged or truncated JSON"),
         ("[]", "no network of nn-Meter's bench"),
         (record(graph=None), "no network of nn-Meter's bench"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.graph import Operator, OpGraph, TensorType
@@ -12,6 +14,7 @@ from tvm_costmodel.profiling.measurement import (
     content_key,
     measurement_key,
 )
+from tvm_costmodel.profiling.store import Store
 
 DEVICE = "cpu-test"
 PIPELINE = "pipeline-1"
@@ -75,3 +78,29 @@ def failure(size: int = 5, **changes: Any) -> Measurement:
     """A build that failed."""
     values = {"status": "build_failed", "error": "no", "timing": None, "kernels": ()}
     return measurement(size, **values | changes)
+
+
+def write_store(
+    path: Path,
+    graphs: Sequence[OpGraph],
+    latency_s: Iterable[float],
+    device: str = DEVICE,
+    families: Sequence[str] = ("plain", "odd"),
+) -> str:
+    """A store of these labels, whose networks are of the families in turn; returns its path."""
+    with Store(path) as store:
+        for i, (graph, seconds) in enumerate(zip(graphs, latency_s, strict=True)):
+            family = families[i % len(families)]
+            row = measurement(
+                key=measurement_key(graph.hash, device, PIPELINE),
+                device=device,
+                graph_hash=graph.hash,
+                graph=graph.to_json(),
+                family=family,
+                source={"kind": "workload", "family": family, "params": {"number": i}},
+                source_key=f"{device} {i}",
+                timing=timing(float(f"{seconds:.6g}")),
+                kernels=(),
+            )
+            store.put_measurement(row)
+    return str(path)

@@ -24,8 +24,8 @@ from tuning_figures import (
     tables,
     whole_space,
 )
-from tuning_measure import RULE, Plan, policies
-from tuning_pool import NetworkPool, NotMeasuredYet, Pool, Strategy, everywhere
+from tuning_measure import LEVELS, RULE, Plan, policies
+from tuning_pool import FINAL, FIRST, NetworkPool, NotMeasuredYet, Pool, Strategy, everywhere
 from tuning_settings import Settings
 from tvm_costmodel.compilers.pipeline import PipelineConfig
 from tvm_costmodel.graph import OpGraph
@@ -74,13 +74,19 @@ def opened(graph: OpGraph, folder) -> NetworkPool:
     return NetworkPool("net", graph, pool, folder, 8)
 
 
-def put(network: NetworkPool, candidate: Candidate, confirmed: bool, fails: bool = False) -> None:
+def put(
+    network: NetworkPool,
+    candidate: Candidate,
+    level: int = FIRST,
+    fails: bool = False,
+    luck: float = 1.0,
+) -> None:
     """A row as the profiler would leave it; the default takes 1 ms."""
     config = network.space.config(candidate)
-    seconds = math.exp(TRUTH.log_latency(candidate)) * 1e-3
+    seconds = math.exp(TRUTH.log_latency(candidate)) * 1e-3 * luck
     visits, beside = ((seconds, 1e-4),) * 2, ((1e-3, 1e-4),) * 2
     timing = Timing(seconds, seconds / 1e-4, {}, (seconds,), 1, 1.0, 1.0, 0, 1e-4, 0.0, visits)
-    network.pool.store(confirmed).put_measurement(
+    network.pool.stores[level].put_measurement(
         Measurement(
             key=measurement_key(network.graph.hash, network.pool.device.name, config.key),
             graph_hash=network.graph.hash,
@@ -105,7 +111,7 @@ def fill(network: NetworkPool, plan: Plan, batch: int = 7, fails=lambda candidat
             return visit
         assert visit < 200
         for candidate in candidates[:batch]:
-            put(network, candidate, kind == "confirm", fails(candidate))
+            put(network, candidate, LEVELS[kind], fails(candidate))
     raise AssertionError
 
 
@@ -119,6 +125,8 @@ def test_the_pool_fills_until_every_strategy_is_through_and_shares_tell_them_apa
     found = network_figures(network, plan)
     assert found["unfinished"] == 0 and len(found["runs"]) == 9
     assert found["measured"] >= 40 and 3 <= found["confirmed"] < found["measured"]
+    returned = {run["winner"]["operators"]["1"]["algorithm"] for run in found["runs"][:1]}
+    assert 3 <= found["compared"] <= found["confirmed"] and returned == {"winograd4"}
     assert all(1 <= run["measured"] <= 8 for run in found["runs"])
     told = {name: shares({"net": found}, name) for name in ("random", "wrong", "ours")}
     assert told["ours"]["mean"] == pytest.approx(100, abs=0.1)
@@ -131,6 +139,21 @@ def test_the_pool_fills_until_every_strategy_is_through_and_shares_tell_them_apa
     TRUTH.scored.clear()
     again = network_figures(opened(graph, tmp_path), plan)
     assert again == found and not TRUTH.scored
+
+
+def test_the_best_known_is_what_is_fastest_when_measured_anew(network):
+    lucky, steady = (
+        Candidate.of({(1, "algorithm"): "winograd2", (1, "accumulators"): n}) for n in (16, 20)
+    )
+    put(network, lucky, luck=0.9)
+    put(network, steady)
+    assert network.best == lucky
+    put(network, lucky, FINAL, luck=1.3)
+    put(network, steady, FINAL)
+    assert network.fastest(2) == [lucky, steady]  # what chooses candidates stays what it was
+    assert network.best == steady
+    put(network, steady, FINAL, luck=2.0)
+    assert network.best == network.space.default
 
 
 def test_candidates_that_fail_are_measured_once_and_chosen_by_nobody(network):

@@ -25,6 +25,7 @@ COMMANDS = (
     "predict",
     "profile",
     "train",
+    "calibrate",
     "compare",
     "tune",
     "devices",

@@ -50,7 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--families", default="", metavar="A,B", help="take these families of the suite alone"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which networks the suite draws")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="which networks the suite draws (0; with --choose 1, since the shipped predictors "
+        "learned from those of 0)",
+    )
+    _add_choice(parser)
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="stop after this time")
     parser.add_argument(
         "--variants",
@@ -79,6 +85,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a new device from few measurements")
+    group.add_argument(
+        "--choose",
+        type=positive_int,
+        metavar="N",
+        help="measure N of the networks alone, those that `tvm-costmodel calibrate` learns most "
+        "from (5 to 50); ones that the predictor was trained on are left out",
+    )
+    group.add_argument(
+        "--for",
+        dest="checkpoint",
+        metavar="CHECKPOINT",
+        help="the predictor that will be calibrated: a name from `tvm-costmodel models`, or a "
+        "directory that `train` wrote",
+    )
+    group.add_argument(
+        "--rule",
+        choices=("informative", "spread", "random"),
+        help="how to choose: informative (default), what takes most off the uncertainty of all the "
+        "others; spread, evenly over predicted latencies; random",
+    )
+
+
 def run(args: argparse.Namespace) -> Output:
     """Measures; exit code 1 when nothing could be measured, 130 when interrupted."""
     from tvm_costmodel.profiling.dataset import export_dataset, import_dataset
@@ -88,6 +118,7 @@ def run(args: argparse.Namespace) -> Output:
 
     if args.variants and (args.remeasure_stale or args.remeasure_noisy):
         raise ConfigError("--variants measures anew; leave out --remeasure-stale and -noisy")
+    _require_choice(args)
     sources = _sources(args)
     measures = bool(sources or args.remeasure_stale or args.remeasure_noisy)
     if not (measures or args.labels or args.export):
@@ -99,6 +130,8 @@ def run(args: argparse.Namespace) -> Output:
         require_compiler(args.compiler)
     device = choose_device(args.device, args.tracker, args.key, args.threads)
     device = device.with_compiler(args.compiler)
+    if args.choose:
+        sources = _chosen(args, sources, device)
     with Store(args.store, write=measures or bool(args.labels)) as store:
         moved = {}
         if args.labels:
@@ -146,6 +179,37 @@ def _measure(
     return profiler.run(sources, minutes=args.minutes)
 
 
+def _chosen(args: argparse.Namespace, sources: Sequence[Source], device: Device) -> list[Source]:
+    from tvm_costmodel.predictor import load_predictor
+    from tvm_costmodel.training.new_device import choose_sources
+
+    return choose_sources(
+        load_predictor(args.checkpoint).regressor,
+        sources,
+        args.choose,
+        device.name,
+        rule=args.rule or "informative",
+        seed=_seed(args),
+        progress=not args.quiet,
+    )
+
+
+def _seed(args: argparse.Namespace) -> int:
+    return int(bool(args.choose)) if args.seed is None else args.seed
+
+
+def _require_choice(args: argparse.Namespace) -> None:
+    if args.choose and not args.checkpoint:
+        raise ConfigError(
+            "--choose is for a predictor that will be calibrated; name it, for instance --for "
+            "cpu-x86-avx512/roofline_former (`tvm-costmodel models` lists the shipped ones)"
+        )
+    if args.choose and not (args.model or args.suite):
+        raise ConfigError("--choose needs networks to choose from: MODEL files or --suite default")
+    if (args.checkpoint or args.rule) and not args.choose:
+        raise ConfigError("--for and --rule say how to choose; add --choose N, for instance 10")
+
+
 def _sources(args: argparse.Namespace) -> list[Source]:
     from tvm_costmodel.profiling.sources import FileSource
     from tvm_costmodel.profiling.workloads import suite
@@ -160,7 +224,7 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     if args.suite:
         count = args.count or DEFAULT_COUNT
         families = args.families.split(",") if args.families else []
-        sources += suite(args.suite, count, args.seed, args.compiler, families)
+        sources += suite(args.suite, count, _seed(args), args.compiler, families)
     elif args.families:
         raise ConfigError("--families chooses from a suite; add --suite default")
     return sources

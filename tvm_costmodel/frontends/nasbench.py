@@ -211,10 +211,12 @@ def read_nasbench101(path: str | os.PathLike[str]) -> list[LabelledCell]:
             )
         matrix = [numbers[start : start + 7] for start in range(0, 49, 7)]
         names = [_NASLIB_101[code] for code in numbers[49:]]
-        accuracy = _accuracy(record, "val_accuracy", path, key)
+        accuracy, parameters = _accuracy(record, "val_accuracy", path, key), math.nan
+        if "params" in record:
+            parameters = positive(record["params"], f"{path}: params of {short(key)}")
         with located(path, key):
             graph = nasbench101_cell(matrix, names)
-        cells.append(LabelledCell(graph, accuracy, float(record.get("params", math.nan))))
+        cells.append(LabelledCell(graph, accuracy, parameters))
     return cells
 
 
@@ -247,8 +249,8 @@ def read_nasbench201(path: str | os.PathLike[str]) -> list[Cell201]:
     an empty latency is a cell that the device did not measure.
 
     Raises:
-        ModelFileError: The file cannot be read, is truncated or lacks columns, or a label is
-            missing (accuracy), not positive or not finite.
+        ModelFileError: The file cannot be read, is truncated, empty or lacks columns, or a label
+            is missing (accuracy), not positive or not finite.
     """
     rows = csv.DictReader(read_text(path).splitlines())
     columns = rows.fieldnames or []
@@ -257,7 +259,10 @@ def read_nasbench201(path: str | os.PathLike[str]) -> list[Cell201]:
             f"{path}: no table of NAS-Bench-201 cells: columns idx, arch_str, val_acc_*, "
             f"latency_*_ms are needed, it has {', '.join(columns[:4]) or 'none'}"
         )
-    return [_cell_201(row, path) for row in rows]
+    cells = [_cell_201(row, path) for row in rows]
+    if not cells:
+        raise ModelFileError(f"{path}: the file holds no cells; download it again")
+    return cells
 
 
 def _cell_201(row: Mapping[str, Any], path: str | os.PathLike[str]) -> Cell201:

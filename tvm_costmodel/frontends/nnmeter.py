@@ -132,18 +132,22 @@ def read_nnmeter_jsonl(path: str | os.PathLike[str]) -> Iterator[MeasuredNetwork
             device (null where not measured) and ``graph``, node name -> attributes and neighbours.
 
     Raises:
-        ModelFileError: A line cannot be read or is no such record, or a label is not positive and
-            finite.
+        ModelFileError: A line cannot be read or is no such record, there is none, or a label is
+            not positive and finite.
         GraphError: A network's nodes do not fit together.
         UnsupportedOperatorError: An operator has no translation.
     """
+    found = False
     try:
         with Path(path).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _network(line, f"{path}, line {number}")
+                    found = True
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: cannot be read ({error}); check the path") from None
+    if not found:
+        raise ModelFileError(f"{path}: the file holds no networks; download it again")
 
 
 def _load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ are fixed: 5 measurements cannot choose them. They were set on networks of nn-Me
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ _REACH = 0.7
 _NOISE = 0.05
 _BALANCE = 16.0  # FLOPs that take as long as moving a byte, for the parts of the work alone
 _SCALARS = 4  # log of predicted seconds, FLOPs, bytes, operators
+_COVERAGE = 0.9
 _CANDIDATES = 1000  # whose mutual covariance is written out to choose among them
 _OF_THE_SOURCE = ("device", "validation", "test", "pipeline_key")  # no longer true of a copy
 
@@ -85,45 +86,84 @@ class Calibration:
 
 
 def calibrate(
-    regressor: Regressor, graphs: Sequence[OpGraph], latency_s: np.ndarray, device: str
+    regressor: Regressor,
+    graphs: Sequence[OpGraph],
+    latency_s: np.ndarray,
+    device: str,
+    learned: Collection[str] = (),
 ) -> Regressor:
     """A copy of a trained predictor that answers for another device.
 
-    Its interval is made of the leave-one-out errors of the measurements; it has none after a
-    single one, and is too narrow where the predictor was trained on the measured networks. A
-    predictor that was calibrated before starts from its uncalibrated answers.
+    Its interval is made of the leave-one-out errors of measured networks that are not in
+    ``learned``; it has none where those are fewer than two. A predictor that was calibrated before
+    starts from its uncalibrated answers.
 
     Args:
         regressor: Fitted or loaded; stays as it is.
         graphs: Networks that the new device measured.
         latency_s: Seconds, one per network.
         device: Name of the new device.
+        learned: Content hashes of networks that the predictor was trained on: it knows them better
+            than those to come, so that they would make the interval too narrow.
 
     Raises:
         ConfigError: A label is not positive and finite, the lengths differ, or ``device`` is the
             one that the predictor was trained for.
         CheckpointError: The predictor was not trained.
     """
+    refuse_own_device(regressor, device)
+    calibrated = uncalibrated(regressor)
+    rows, weights, errors = _fitted(calibrated, graphs, check_labels(graphs, latency_s))
+    source = trained_for(regressor)
+    calibrated.calibration = Calibration(
+        tuple(map(tuple, rows.tolist())), tuple(weights.tolist()), GROUPS, source
+    )
+    new = errors[[graph.hash not in learned for graph in graphs]]
+    calibrated.interval = _interval(new) if len(new) > 1 else None
+    kept = {key: value for key, value in regressor.card.items() if key not in _OF_THE_SOURCE}
+    calibrated.card = {**kept, "device": device, "calibrated_from": source}
+    return calibrated
+
+
+def leave_one_out(
+    regressor: Regressor, graphs: Sequence[OpGraph], latency_s: np.ndarray
+) -> np.ndarray:
+    """What a calibration to all the other measurements answers for each network.
+
+    Args:
+        regressor: Fitted or loaded.
+        graphs: Networks that the new device measured.
+        latency_s: Seconds, one per network.
+
+    Returns:
+        Seconds, float64 [G], in closed form (Rasmussen and Williams, 2006, section 5.4.2).
+
+    Raises:
+        ConfigError: A label is not positive and finite, or the lengths differ.
+        CheckpointError: The predictor was not trained.
+    """
     measured = check_labels(graphs, latency_s)
+    _, _, errors = _fitted(uncalibrated(regressor), graphs, measured)
+    return np.asarray(measured * np.exp(-errors))
+
+
+def trained_for(regressor: Regressor) -> str:
+    """Device whose labels a predictor was trained on, whatever it was calibrated to since."""
     before = regressor.calibration
-    source = before.source if before else str(regressor.card.get("device", ""))
-    if device == source:
+    return before.source if before else str(regressor.card.get("device", ""))
+
+
+def refuse_own_device(regressor: Regressor, device: str) -> None:
+    """Refuses to calibrate a predictor to the device that it was trained for.
+
+    Raises:
+        ConfigError: ``device`` is that device.
+    """
+    if device == trained_for(regressor):
         raise ConfigError(
             f"the predictor was trained for {device}: calibrating is for another device; train it "
             "on these labels instead"
         )
-    calibrated = _uncalibrated(regressor)
-    predicted = calibrated.predict(graphs)
-    rows, wanted = make_up(graphs, predicted), np.log(measured / predicted)
-    inverse = np.linalg.inv(_covariance(rows, rows, rows) + _NOISE**2 * np.eye(len(rows)))
-    weights = inverse @ wanted
-    calibrated.calibration = Calibration(
-        tuple(map(tuple, rows.tolist())), tuple(weights.tolist()), GROUPS, source
-    )
-    calibrated.interval = _interval(weights / np.diag(inverse)) if len(rows) > 1 else None
-    kept = {key: value for key, value in regressor.card.items() if key not in _OF_THE_SOURCE}
-    calibrated.card = {**kept, "device": device, "calibrated_from": source}
-    return calibrated
 
 
 def choose_networks(
@@ -155,7 +195,7 @@ def choose_networks(
     if rule == "informative":
         order = order[: max(count, _CANDIDATES)]
     candidates = [graphs[int(i)] for i in order]
-    predicted = _uncalibrated(regressor).predict(candidates)
+    predicted = uncalibrated(regressor).predict(candidates)
     if rule == "spread":
         return order[evenly_ranked(predicted, count)]
     rows = make_up(candidates, predicted)
@@ -202,13 +242,27 @@ def _covariance(a: np.ndarray, b: np.ndarray, measured: np.ndarray) -> np.ndarra
     )
 
 
-def _uncalibrated(regressor: Regressor) -> Regressor:
+def _fitted(
+    plain: Regressor, graphs: Sequence[OpGraph], measured_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, weights and errors in log latency of each network by the others' measurements."""
+    predicted = plain.predict(graphs)
+    rows, wanted = make_up(graphs, predicted), np.log(measured_s / predicted)
+    inverse = np.linalg.inv(_covariance(rows, rows, rows) + _NOISE**2 * np.eye(len(rows)))
+    weights = inverse @ wanted
+    return rows, weights, weights / np.diag(inverse)
+
+
+def uncalibrated(regressor: Regressor) -> Regressor:
+    """A copy that answers for the device that the predictor was trained for."""
     plain = copy.copy(regressor)
     plain.calibration = None
     return plain
 
 
 def _interval(errors: np.ndarray) -> Any:
+    """Of few errors it is their range, and its coverage what a range of so many can promise."""
     from tvm_costmodel.training.regressor import Interval
 
-    return Interval.from_residuals(errors)
+    count = len(errors)
+    return Interval.from_residuals(errors, min(_COVERAGE, (count - 1) / (count + 1)))

@@ -52,11 +52,7 @@ class LabelledGraphs:
     @property
     def hash(self) -> str:
         """Content hash of graphs and latencies, whatever their order; 16 hex digits."""
-        rows = sorted(
-            f"{key} {latency:.6g}" for key, latency in zip(self.hashes, self.latency_s, strict=True)
-        )
-        text = "\n".join([self.device, self.pipeline_key, *rows])
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return training_set_hash(self.device, self.pipeline_key, self.hashes, self.latency_s)
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> LabelledGraphs:
         """The networks at ``indices``, in that order."""
@@ -90,6 +86,22 @@ class LabelledGraphs:
             pipeline_key=labels.pipeline_key,
             kernels=tuple(record.kernels for record in labels.records),
         )
+
+
+def training_set_hash(
+    device: str, pipeline_key: str, hashes: Sequence[str], latency_s: Sequence[float] | np.ndarray
+) -> str:
+    """Content hash of labels, whatever their order; 16 hex digits.
+
+    Args:
+        device: Device that was measured.
+        pipeline_key: Compile pipeline that the labels were made with.
+        hashes: Content hash of each network.
+        latency_s: Seconds of each network.
+    """
+    rows = sorted(f"{key} {latency:.6g}" for key, latency in zip(hashes, latency_s, strict=True))
+    text = "\n".join([device, pipeline_key, *rows])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def check_labels(graphs: Sequence[OpGraph], latency_s: np.ndarray) -> np.ndarray:

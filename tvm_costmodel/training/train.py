@@ -79,6 +79,7 @@ def train(
         "device": labels.device,
         "pipeline_key": labels.pipeline_key,
         "training_set": labels.hash,
+        "learned": sorted({*learn.hashes, *held.hashes}),
         "split_seed": seed,
         "families": sorted(set(labels.families)),
         "test": json_numbers(asdict(metrics)),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _GROUP = 4  # candidates that take turns with one another: an interrupt loses at most so many
-_CONFIRMED = 2  # favourites that are measured a second time
+_CONFIRMED = 3  # favourites that are measured a second time
 _UNSURE = 4  # one in so many measurements goes to what the model knows least about
 _SEARCH_SHARE = 0.25  # of the minutes, for all searches together
 
