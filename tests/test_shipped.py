@@ -23,6 +23,7 @@ from tvm_costmodel.tuning.variant_labels import LABEL_TOLERANCE
 FOLDER = Path(__file__).parents[1] / "profiling" / "labels"
 LABELS = FOLDER / "cpu-x86-avx512.jsonl.xz"
 VARIANTS = FOLDER / "cpu-x86-avx512-variants.jsonl.xz"
+RELAY_VARIANTS = FOLDER / "cpu-x86-avx512-relay-variants.jsonl.xz"
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +68,26 @@ def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
             space.check(Candidate.from_dict(variant.decisions))
 
 
+def test_labels_of_relay_are_600_and_the_predictor_learned_from_them() -> None:
+    variants = read_variants(RELAY_VARIANTS)
+    assert variants.device == "cpu-x86-avx512-relay"
+    undecided = len(variants)  # each network is a label of its own too
+    assert undecided + sum(len(group.good) for group in variants.groups) >= 600
+    (card,) = [entry.card for entry in zoo() if entry.predictor == "relay_kernel_former"]
+    assert card["training_set"] == variants.hash[:16] and card["device"] == variants.device
+    assert card["started_from"]["predictor"] == "kernel_former"
+    for group in variants.groups[::25]:
+        space = DecisionSpace.for_graph(group.graph, LABEL_TOLERANCE, compiler="relay")
+        for variant in group.good:
+            space.check(Candidate.from_dict(variant.decisions))
+
+
 def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> None:
     """Measured on this device: VGG-19 is about twice as fast with Winograd everywhere."""
     graph = load_model(str(onnx_network_path("vgg19"))).graph
     space = DecisionSpace.for_graph(graph)
     scorer = scorer_for(load_predictor("cpu-x86-avx512/kernel_former"), space)
-    best = scorer.best_values(space.default)
+    (best,) = scorer.best_values([space.default])
     slow = Candidate.of({(NETWORK, "layout"): "NCHW"})
     default, winograd, channels_first = scorer.score([space.default, best, slow]).latency_s
     chosen = [value for _, name, value in best.decided if name == "algorithm"]
@@ -80,10 +95,17 @@ def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> N
     assert 1.5 < default / winograd < 3.0 and channels_first > default
 
 
-@pytest.mark.parametrize("predictor", ["roofline_former", "kernel_former"])
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        "cpu-x86-avx512/roofline_former",
+        "cpu-x86-avx512/kernel_former",
+        "cpu-x86-avx512-relay/relay_kernel_former",
+    ],
+)
 def test_defaults_of_predict_and_tune_ship_with_their_networks_in_onnx(predictor: str) -> None:
-    """After training one again: ``models export cpu-x86-avx512/NAME -o`` its folder."""
-    export = read_export(ZOO / "cpu-x86-avx512" / predictor)  # checked against the weights there
+    """After training one again: ``models export DEVICE/NAME -o`` its folder."""
+    export = read_export(ZOO / predictor)  # checked against the weights there
     assert export.origin["opset"] == 18 and export.origin["largest_difference"] <= 1e-5
     assert len(export.content) < 4e6
     assert checkpoint_path("cpu-x86-avx512") == ZOO / "cpu-x86-avx512" / "roofline_former"

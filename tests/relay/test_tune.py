@@ -166,12 +166,26 @@ def test_the_command_tunes_a_file_and_remembers(
     assert json.loads(capsys.readouterr().out)["stored"]
 
 
+@pytest.mark.skipif(
+    resolve_device("cpu").name != "cpu-x86-avx512", reason="no predictor ships for this CPU"
+)
+def test_the_predictor_that_ships_needs_no_name_and_no_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx_file(tmp_path)
+    command = ["tune", str(model), "--compiler", "relay", "--measure", "1", "--format", "json"]
+    assert main([*command, "-o", str(tmp_path / "out"), "-q"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["predictor"] == "relay_kernel_former" and told["scored"] > 10
+    assert told["default_predicted_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ((), "hhb-tvm 3.2.3, which has Relay: add --compiler relay"),
-        (("--compiler", "relay"), "no checkpoint"),
-        (("--compiler", "relay", "--predictor", "kernel_former"), "relay_kernel_former"),
+        (("--compiler", "relay", "--predictor", "xgboost"), "relay_xgboost"),
+        (("--compiler", "relay", "--checkpoint", "nowhere"), "no checkpoint"),
         (("--compiler", "relay", "--device", "cpux"), "unknown device 'cpux'"),
         (("--compiler", "relay", "--tolerance", "0"), "tolerance is 0.0"),
     ],

@@ -8,12 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.graphs import GraphBuilder
+from tests.graphs import GraphBuilder, resnet_graph
 from tvm_costmodel.errors import CheckpointError, GraphError
 from tvm_costmodel.graph import OpGraph, TensorType
-from tvm_costmodel.tokenizer.kernels import KERNEL_FEATURES, KernelGraph, KernelTokenizer
+from tvm_costmodel.tokenizer.kernels import (
+    KERNEL_FEATURES,
+    KernelGraph,
+    KernelTokenizer,
+    KnownKernels,
+)
 from tvm_costmodel.tokenizer.physical import PhysicalTokens
 from tvm_costmodel.tokenizer.vocabulary import VOCABULARY
+from tvm_costmodel.tuning.annotation import Annotator
+from tvm_costmodel.tuning.space import DecisionSpace
 
 IMAGE = 3 * 32 * 32 * 4
 MAP = 16 * 32 * 32 * 4
@@ -125,6 +132,32 @@ def test_a_decided_row_is_that_of_the_decided_graph() -> None:
     np.testing.assert_array_equal(np.float32(work), whole.work[0])
     assert number(whole, 0, "accumulators") == pytest.approx(24 / 28)
     assert number(whole, 0, "outer loop pixels") == 1
+
+
+def test_kernels_that_are_known_already_are_the_same_to_the_last_bit() -> None:
+    graph = resnet_graph((2, 2), 16, 32, 10)
+    space = DecisionSpace.for_graph(graph, tolerance=1e-2, half_arithmetic=True)
+    rng = np.random.default_rng(5)
+    annotator, known = Annotator(graph), KnownKernels()
+    for rate in (0.0, 0.2, 0.5, 0.8) * 6:
+        annotated = annotator.annotate(space.sample(rng, rate))
+        shared = KernelGraph(annotated, known)
+        found, alone = shared.tokens(), KernelTokenizer().encode(annotated)
+        for name in ("slot", "numbers", "work", "edges", "anchor"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+        rows = dict(zip(shared.kinds, found.numbers, strict=True))
+        np.testing.assert_array_equal([rows[kind] for kind in shared.kinds], found.numbers)
+    plain = KernelGraph(annotator.annotate(space.default))
+    assert len(set(plain.kinds)) < len(plain)  # blocks of a stage are alike
+
+
+def test_kinds_tell_apart_what_crosses_a_boundary() -> None:
+    b = fused_conv()
+    late = b.sum(1, 3)  # reads the convolution in the middle of its kernel
+    known = KnownKernels()
+    one, other = KernelGraph(fused_conv().graph(3), known), KernelGraph(b.graph(late), known)
+    assert one.kinds[0] != other.kinds[0]
+    assert KernelGraph(fused_conv().graph(3), known).kinds == one.kinds
 
 
 def test_refusals() -> None:

@@ -95,8 +95,8 @@ def test_kernels_get_the_same_prices(folder: Path) -> None:
     wanted, found = (scorer.score(candidates) for scorer in scorers)
     np.testing.assert_allclose(found.latency_s, wanted.latency_s, rtol=1e-5)
     np.testing.assert_allclose(found.spread, wanted.spread, atol=1e-5)
-    best = [scorer.best_values(space.default) for scorer in scorers]
-    assert best[0] == best[1] != space.default
+    best = [scorer.best_values([space.default]) for scorer in scorers]
+    assert best[0] == best[1] != [space.default]
     whole = GraphScorer(engines(folder)[1].regressor, space).score(candidates)
     np.testing.assert_allclose(found.latency_s, whole.latency_s, rtol=1e-5)
 

@@ -42,6 +42,6 @@ class KnownScorer:
         self.learnt.update(zip(candidates, ratios, strict=True))
 
     def best_values(
-        self, candidate: Candidate, decisions: Sequence[str] | None = None
-    ) -> Candidate | None:
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
         return None

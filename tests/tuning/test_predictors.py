@@ -82,4 +82,4 @@ def test_chance_ranks_the_same_way_each_time(space) -> None:
     scorer, name = load_scorer("random", space, DEVICE, seed=3)
     assert name == "random"
     assert scorer.score([Candidate()]).latency_s.tolist() == [1.0]
-    assert scorer.best_values(Candidate()) is None
+    assert scorer.best_values([Candidate()]) is None

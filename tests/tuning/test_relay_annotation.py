@@ -132,11 +132,9 @@ def test_trees_that_learned_a_spaces_gains_find_its_best() -> None:
 def test_names_stand_for_relays_own_predictors() -> None:
     device = resolve_device("cpu-x86-avx512").with_compiler("relay")
     space = DecisionSpace.for_graph(GRAPH, compiler="relay")
-    for given, meant in (
-        ("kernel_former", "relay_kernel_former"),
-        ("xgboost", "relay_xgboost"),
-        ("flops", "flops_decided"),
-    ):
+    for given in ("kernel_former", "relay_kernel_former", None):  # which ships
+        assert load_scorer(given, space, device)[1] == "relay_kernel_former"
+    for given, meant in (("xgboost", "relay_xgboost"), ("flops", "flops_decided")):
         with pytest.raises(CheckpointError, match=f"'cpu-x86-avx512-relay' for {meant}:"):
             load_scorer(given, space, device)
     with pytest.raises(ConfigError, match="use one of relay_kernel_former, relay_xgboost"):

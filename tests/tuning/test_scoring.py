@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from models.roofline_former import CONTEXT
 from tests.graphs import resnet_graph
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.frontends.relax import from_relax
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.profiling.workloads import FAMILIES
+from tvm_costmodel.tokenizer.kernels import KernelTokenizer
+from tvm_costmodel.tokenizer.physical import PhysicalTokens
+from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.registry import build_regressor
 from tvm_costmodel.training.roofline import KernelFormerRegressor
-from tvm_costmodel.tuning.annotation import Annotator
+from tvm_costmodel.tuning.annotation import Annotator, annotate
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate
 from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
 from tvm_costmodel.tuning.scoring import GraphScorer, KernelScorer, scorer_for
@@ -63,8 +72,62 @@ def test_prices_add_up_under_layouts_of_stages_and_in_half_precision(former):
     scores = fast.score(both).latency_s
     np.testing.assert_allclose(scores, slow.score(both).latency_s, rtol=1e-5)
     assert len(set(scores.tolist())) == len(both)
-    for network in networks:
-        SPACE.check(fast.best_values(network))
+    for best in fast.best_values(networks):
+        SPACE.check(best)
+
+
+class ExactPricer:
+    """Prices whose every bit follows from a kernel and its neighbours, for two members."""
+
+    sees_decisions = False
+
+    def contexts_of(self, tokens: Sequence[PhysicalTokens]) -> list[np.ndarray]:
+        return [self._context(network) for network in tokens]
+
+    def _context(self, tokens: PhysicalTokens) -> np.ndarray:
+        own = tokens.slot + tokens.numbers[:, CONTEXT].astype(np.float64).sum(axis=1)
+        context = own.copy()
+        for source, target in tokens.edges.tolist():
+            context[target] += 0.5 * own[source]
+            context[source] += 0.25 * own[target]
+        return context
+
+    def likeness(self, context: np.ndarray) -> list[float]:
+        return context.tolist()
+
+    def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
+        context = np.concatenate([context[at] for context, at in places])
+        weights = np.sin(np.arange(numbers.shape[1]))
+        free = np.tanh(0.1 * context + (numbers * weights).sum(axis=1))
+        bound = work.astype(np.float64).sum(axis=1)
+        return bound[:, None] * np.exp(free[:, None] * np.array([1.0, 0.7]))
+
+
+@pytest.mark.parametrize("name", ["", "densenet", "shufflenet_v2", "vit"])
+def test_what_networks_share_changes_no_score(name):
+    """Held against every candidate's graph annotated, encoded and priced on its own."""
+    graph = GRAPH
+    if name:
+        family = FAMILIES[name]
+        graph = from_relax(family.build(family.sample(np.random.default_rng(0), "tiny")))
+    space = DecisionSpace.for_graph(graph, tolerance=1e-2, half_arithmetic=True)
+    rng = np.random.default_rng(7)
+    drawn = [space.default, *(space.sample(rng, rate) for rate in (0.1, 0.3, 0.6) * 8)]
+    scorer = KernelScorer(ExactPricer(), space)
+    drawn += scorer.best_values(drawn)
+    scores = scorer.score(drawn)
+    logs = np.log([_plain_ms(graph, candidate) for candidate in drawn])  # [N, M]
+    np.testing.assert_allclose(scores.latency_s, np.exp(logs.mean(axis=1)) * 1e-3, rtol=1e-12)
+    np.testing.assert_allclose(scores.spread, (logs - logs[0]).std(axis=1), atol=1e-12)
+    assert len(set(scores.latency_s.tolist())) > 20
+
+
+def _plain_ms(graph: OpGraph, candidate: Candidate) -> np.ndarray:
+    """Milliseconds by each member, nothing taken from any other candidate."""
+    tokens = KernelTokenizer().encode(annotate(graph, candidate))
+    (context,) = ExactPricer().contexts_of([tokens])
+    place = (context, np.arange(len(tokens)))
+    return ExactPricer().costs([place], tokens.numbers, tokens.work).sum(axis=0)
 
 
 def test_a_context_that_sees_decisions_is_not_priced_kernel_by_kernel(candidates):
@@ -88,16 +151,20 @@ def test_best_values_are_the_best_of_all_for_one_decision(former):
     assert len(everything) == space.joint_size
     latency = scorer.score(everything).latency_s
     nhwc = [dict(c.network).get("layout", "NHWC") == "NHWC" for c in everything]
-    best = scorer.best_values(space.default)
-    assert scorer.score([best]).latency_s[0] == pytest.approx(latency[nhwc].min(), rel=1e-9)
     channels_first = Candidate.of({(NETWORK, "layout"): "NCHW"})
-    assert scorer.best_values(channels_first) == channels_first  # nothing else is allowed there
+    best, other = scorer.best_values([space.default, channels_first])
+    assert scorer.score([best]).latency_s[0] == pytest.approx(latency[nhwc].min(), rel=1e-9)
+    assert other == channels_first  # nothing else is allowed there
 
 
 def test_best_values_can_be_kept_to_some_decisions(former):
-    best = KernelScorer(former, SPACE).best_values(SPACE.default, ["algorithm"])
-    assert {name for _, name, _ in best.decided} <= {"algorithm"}
-    SPACE.check(KernelScorer(former, SPACE).best_values(SPACE.default))
+    scorer = KernelScorer(former, SPACE)
+    alone, same = scorer.best_values([SPACE.default] * 2, ["algorithm"])
+    assert {name for _, name, _ in alone.decided} <= {"algorithm"} and same == alone
+    (best,) = scorer.best_values([SPACE.default])
+    SPACE.check(best)
+    latency = scorer.score([SPACE.default, alone, best]).latency_s
+    assert latency[0] >= latency[1] >= latency[2]
 
 
 @pytest.mark.parametrize("kind", [KernelScorer, GraphScorer])

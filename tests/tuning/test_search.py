@@ -120,8 +120,9 @@ def test_what_the_scorer_knows_to_be_best_is_where_a_search_starts(space) -> Non
     known = Candidate.of(BEST)
 
     class Knowing(KnownScorer):
-        def best_values(self, candidate, decisions=None):
-            return known if decisions is None and not candidate.network else candidate
+        def best_values(self, candidates, decisions=None):
+            whole = decisions is None
+            return [known if whole and not c.network else c for c in candidates]
 
     found = search(space, Knowing(GAINS), candidates=100)
     assert found.ranked[0].candidate == known

@@ -11,14 +11,16 @@ a kernel changes its own cost and nothing else, and a search prices each decisio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tvm_costmodel.errors import GraphError
-from tvm_costmodel.graph import Operator, OpGraph
-from tvm_costmodel.ops import CATALOGUE, OpCost
+from tvm_costmodel.graph import Edge, Operator, OpGraph
+from tvm_costmodel.ops import CATALOGUE, OpCost, operator_cost
 from tvm_costmodel.tokenizer.physical import (
     FEATURES,
     FOLDED,
@@ -49,24 +51,81 @@ Row = tuple[list[float], tuple[float, float, float]]
 """Numbers of a token, and its work."""
 
 
+@dataclass(slots=True)
+class _Kind:
+    """What kernels of equal operators, reads and readers share.
+
+    Attributes:
+        numbers: Those of their tokens that no decision changes.
+        cost: What crosses their boundary, with the products of their anchor.
+        beside: Other arithmetic, in multiply-accumulates.
+        undecided: Their token where nothing is decided.
+    """
+
+    numbers: list[float]
+    cost: OpCost
+    beside: float
+    undecided: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class KnownKernels:
+    """Kernels that were described already, for many graphs that are largely the same.
+
+    Under other decisions about a network most of its operators and kernels are what they were;
+    what is shared here is described once.
+    """
+
+    def __init__(self) -> None:
+        self._operators: dict[tuple[object, ...], int] = {}
+        self._costs: list[OpCost] = []
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self.kinds: list[_Kind] = []
+
+    def operators(self, graph: OpGraph) -> tuple[list[int], list[OpCost]]:
+        """For each operator a number, equal for those of equal content, and its cost."""
+        numbers = []
+        for i, operator in enumerate(graph.operators):
+            attrs = tuple(operator.attrs.items())
+            read = graph.input_types(i)
+            content = (operator.op, attrs, read, operator.outputs, operator.weights)
+            number = self._operators.get(content)
+            if number is None:
+                number = self._operators[content] = len(self._costs)
+                self._costs.append(operator_cost(graph, i))
+            numbers.append(number)
+        return numbers, [self._costs[number] for number in numbers]
+
+    def kind(self, content: tuple[object, ...], describe: Callable[[], _Kind]) -> int:
+        """The number of the kernels of some content, described if it is the first of them."""
+        number = self._kinds.get(content)
+        if number is None:
+            number = self._kinds[content] = len(self.kinds)
+            self.kinds.append(describe())
+        return number
+
+
 class KernelGraph:
     """The kernels of an annotated graph.
 
     Args:
         graph: With ``fused`` where operators read inside their kernel, see
             `tvm_costmodel.tuning.annotation`; without, each operator is a kernel.
+        known: Kernels of graphs that were read before.
 
     Attributes:
         anchors: For each kernel that computes, the operator that its token is of.
         token_of: Token of each operator, -1 for those of none.
+        kinds: A number for each kernel, equal for those that any decision makes equal tokens of,
+            in all graphs read with the same ``known``.
 
     Raises:
         GraphError: The graph has nothing that computes, or has dimensions unknown until run time.
     """
 
-    def __init__(self, graph: OpGraph) -> None:
+    def __init__(self, graph: OpGraph, known: KnownKernels | None = None) -> None:
         graph.require_static()
         self.graph = graph
+        self._known = known or KnownKernels()
         root = _roots(graph)
         members: dict[int, list[int]] = {}
         for i, at in enumerate(root):
@@ -74,13 +133,14 @@ class KernelGraph:
         kept = {at: inside for at, inside in members.items() if _computes(graph, inside)}
         if not kept:
             raise GraphError("the graph has no operators that compute: export the model again")
-        self.anchors = [_anchor(graph, inside) for inside in kept.values()]
-        self._members = list(kept.values())
+        reading = _Reading(graph, root, *self._known.operators(graph))
+        self.anchors = [reading.anchor(inside) for inside in kept.values()]
         token = {at: number for number, at in enumerate(kept)}
         self.token_of = [token.get(at, -1) for at in root]
-        self._readers = _readers(graph, root)
-        self._reads = [_outside_reads(operator) for operator in graph.operators]
-        self._fixed = [self._of_kernel(number) for number in range(len(self.anchors))]
+        self.kinds = [
+            self._known.kind(reading.content(inside), partial(reading.describe, inside, at))
+            for inside, at in zip(kept.values(), self.anchors, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -92,24 +152,31 @@ class KernelGraph:
             token: Which kernel.
             operator: Its anchor as it was decided; as in the graph when not given.
         """
-        numbers, cost, beside = self._fixed[token]
+        kind = self._known.kinds[self.kinds[token]]
         operator = operator or self.graph.operators[self.anchors[token]]
-        decided, macs, weights = _decided_numbers(operator, cost)
-        moved = cost.read_bytes + cost.written_bytes + weights
-        return numbers + decided, ((macs + beside) / 1e9, moved / 1e9, 1.0)
+        decided, macs, weights = _decided_numbers(operator, kind.cost)
+        moved = kind.cost.read_bytes + kind.cost.written_bytes + weights
+        return kind.numbers + decided, ((macs + kind.beside) / 1e9, moved / 1e9, 1.0)
 
     def tokens(self) -> PhysicalTokens:
         """All kernels as arrays."""
-        rows = [self.row(token) for token in range(len(self))]
+        rows = [self._undecided(token) for token in range(len(self))]
         unknown = VOCABULARY.index(UNKNOWN)
         names = [self.graph.operators[i].op for i in self.anchors]
         return PhysicalTokens(
             slot=np.array([SLOT_OF_OPERATOR.get(name, unknown) for name in names], dtype=np.int64),
-            numbers=np.array([numbers for numbers, _ in rows], dtype=np.float32),
-            work=np.array([work for _, work in rows], dtype=np.float32),
+            numbers=np.array([numbers for numbers, _ in rows]),
+            work=np.array([work for _, work in rows]),
             edges=self._edges(),
             anchor=np.array(self.anchors, dtype=np.int64),
         )
+
+    def _undecided(self, token: int) -> tuple[np.ndarray, np.ndarray]:
+        kind = self._known.kinds[self.kinds[token]]
+        if kind.undecided is None:
+            numbers, work = self.row(token)
+            kind.undecided = np.array(numbers, np.float32), np.array(work, np.float32)
+        return kind.undecided
 
     def _edges(self) -> np.ndarray:
         """(producer, consumer) kernels, through what computes nothing."""
@@ -125,12 +192,47 @@ class KernelGraph:
             behind.append({token})
         return np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
 
-    def _of_kernel(self, number: int) -> tuple[list[float], OpCost, float]:
-        """Numbers that no decision changes, what crosses the boundary, other arithmetic."""
-        graph, inside = self.graph, self._members[number]
-        at = self.anchors[number]
-        anchor = graph.operators[at]
-        cost = self._boundary(inside, graph.costs[at].macs)
+
+class _Reading:
+    """A graph while its kernels are described.
+
+    Args:
+        graph: The graph.
+        root: First operator of each operator's kernel.
+        numbers: Number of each operator's content.
+        costs: What each operator costs alone.
+    """
+
+    def __init__(
+        self, graph: OpGraph, root: Sequence[int], numbers: Sequence[int], costs: Sequence[OpCost]
+    ) -> None:
+        self._graph, self._numbers, self._costs = graph, numbers, costs
+        self._readers = _readers(graph, root)
+        self._reads = [_outside_reads(operator) for operator in graph.operators]
+
+    def anchor(self, inside: Sequence[int]) -> int:
+        """The operator that a kernel is made around: of most products, arithmetic, bytes."""
+        if len(inside) == 1:
+            return inside[0]
+        costs = self._costs
+        return max(inside, key=lambda i: (costs[i].macs, costs[i].flops, costs[i].bytes))
+
+    def content(self, inside: Sequence[int]) -> tuple[object, ...]:
+        """Everything that a kernel's token follows from."""
+        number: dict[Edge, int] = {}
+        return tuple(
+            (
+                self._numbers[i],
+                self._readers[i],
+                *[number.setdefault(edge, len(number)) for edge in self._reads[i]],
+            )
+            for i in inside
+        )
+
+    def describe(self, inside: Sequence[int], at: int) -> _Kind:
+        """A kernel of these operators, made around one of them."""
+        graph, anchor = self._graph, self._graph.operators[at]
+        cost = self._boundary(inside, self._costs[at].macs)
         read = [graph.operators[src].outputs[index].shape for src, index in anchor.inputs[:1]]
         outside = sum(self._readers[i] for i in inside)
         numbers = physical_numbers(anchor, cost, read[0] if read else (), outside)
@@ -145,23 +247,23 @@ class KernelGraph:
             len({edge for i in inside for edge in self._reads[i]}) / 4,
             float(str(anchor.attrs.get("data_layout", "")).endswith("C")),
         ]
-        return numbers, cost, cost.flops / 2 - cost.macs
+        return _Kind(numbers, cost, cost.flops / 2 - cost.macs)
 
     def _boundary(self, inside: Sequence[int], macs: int) -> OpCost:
         """What a kernel computes and moves, its weights in full precision."""
-        graph = self.graph
-        seen: set[tuple[int, int]] = set()
+        graph, costs = self._graph, self._costs
+        seen: set[Edge] = set()
         read = weights = 0
         for i in inside:
             new = [edge for edge in self._reads[i] if edge not in seen]
             seen.update(new)
             whole = sum(graph.operators[src].outputs[index].bytes for src, index in new)
-            read += min(whole, graph.costs[i].read_bytes or whole)  # a lookup touches less
-            weights += graph.costs[i].weight_bytes + _halved(graph.operators[i])
+            read += min(whole, costs[i].read_bytes or whole)  # a lookup touches less
+            weights += costs[i].weight_bytes + _halved(graph.operators[i])
         written = sum(
             t.bytes for i in inside if self._readers[i] for t in graph.operators[i].outputs
         )
-        flops = sum(graph.costs[i].flops for i in inside)
+        flops = sum(costs[i].flops for i in inside)
         return OpCost(flops, macs, read, weights, written)
 
 
@@ -230,10 +332,12 @@ def _readers(graph: OpGraph, root: Sequence[int]) -> list[int]:
     return readers
 
 
-def _outside_reads(operator: Operator) -> list[tuple[int, int]]:
+def _outside_reads(operator: Operator) -> tuple[Edge, ...]:
     """What an operator reads from outside of its kernel."""
-    fused = set(_fused(operator))
-    return [edge for position, edge in enumerate(operator.inputs) if position not in fused]
+    fused = _fused(operator)
+    if not fused:
+        return operator.inputs
+    return tuple(edge for position, edge in enumerate(operator.inputs) if position not in fused)
 
 
 def _computes(graph: OpGraph, inside: Sequence[int]) -> bool:
@@ -243,13 +347,6 @@ def _computes(graph: OpGraph, inside: Sequence[int]) -> bool:
         if name not in ("input", "constant") and not (spec is not None and spec.is_view):
             return True
     return False
-
-
-def _anchor(graph: OpGraph, inside: Sequence[int]) -> int:
-    """The operator that a kernel is made around: of most products, then arithmetic, then bytes."""
-    return max(
-        inside, key=lambda i: (graph.costs[i].macs, graph.costs[i].flops, graph.costs[i].bytes)
-    )
 
 
 def _halved(operator: Operator) -> int:

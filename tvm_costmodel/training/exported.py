@@ -156,9 +156,12 @@ class ExportedKernelFormer(ExportedRooflineFormer):
         """Whether what is decided for a kernel changes what its neighbours cost."""
         return bool(self.description["network"]["context"] == "full")
 
-    def context_of(self, tokens: PhysicalTokens) -> PhysicalTokens:
+    def contexts_of(self, tokens: Sequence[PhysicalTokens]) -> list[PhysicalTokens]:
         """The tokens themselves: attention over a network is cheap beside its kernels' costs."""
-        return tokens
+        return list(tokens)
+
+    def likeness(self, context: PhysicalTokens) -> None:
+        """Attention's results never leave the network that answers."""
 
     def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
         """See `KernelPricer.costs`."""

@@ -214,14 +214,20 @@ class KernelFormerRegressor(RooflineFormerRegressor):
         """Whether what is decided for a kernel changes what its neighbours cost."""
         return self.model.context == "full"
 
-    def context_of(self, tokens: PhysicalTokens) -> list[Tensor]:
-        """What attention tells each member of a network's kernels, each [N, D_c]."""
-        batch = GraphSet([tokens]).batch(np.zeros(1, int))
+    def contexts_of(self, tokens: Sequence[PhysicalTokens]) -> list[tuple[Tensor, ...]]:
+        """What attention tells each member of the networks' kernels, each [N, D_c]."""
+        batch = GraphSet(tokens).batch(np.arange(len(tokens)))
+        counts = [len(network) for network in tokens]
         with torch.inference_mode():
-            return [network.context(batch) for network in self.networks]
+            parts = [network.context(batch).split(counts) for network in self.networks]
+        return list(zip(*parts, strict=True))
+
+    def likeness(self, context: tuple[Tensor, ...]) -> list[bytes]:
+        """See `KernelPricer.likeness`."""
+        return [row.tobytes() for row in torch.cat(context, dim=1).numpy()]
 
     def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
-        """See `KernelPricer.costs`; contexts are those of `context_of`."""
+        """See `KernelPricer.costs`; contexts are those of `contexts_of`."""
         tokens, amounts = torch.from_numpy(numbers), torch.from_numpy(work)
         rows = [torch.from_numpy(at) for _, at in places]
         found = []

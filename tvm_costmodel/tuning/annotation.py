@@ -8,13 +8,14 @@ the graph that the passes themselves export.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tvm_costmodel.compilers.decidable import convolution_stages
 from tvm_costmodel.graph import AttrValue, Operator, OpGraph, TensorType
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
 from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
-from tvm_costmodel.tuning.fusion import UNLIMITED, fusion_groups
+from tvm_costmodel.tuning.fusion import UNLIMITED, Fusion
 from tvm_costmodel.tuning.halves import store_halves
 from tvm_costmodel.tuning.joining import join_products
 from tvm_costmodel.tuning.layouts import convert_layout, sink_transposes
@@ -46,6 +47,31 @@ class AnnotatedBase:
     groups: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Converted:
+    """A graph after all passes on operators, of which kernels are made in several ways.
+
+    Attributes:
+        graph: The graph.
+        sources: For each operator, its id in the network before any pass or -1.
+        marked: Operators that read others in their kernel, shared by those ways.
+    """
+
+    graph: OpGraph
+    sources: tuple[int, ...]
+    marked: dict[tuple[int, tuple[int, ...]], Operator] = field(default_factory=dict)
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        return Fusion(self.graph)
+
+    def groups(self, fusion: str) -> list[int]:
+        if fusion == "off":
+            return list(range(len(self.graph)))
+        most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
+        return self.fusion.kernels(most)
+
+
 class Annotator:
     """Annotates many candidates of one network; what candidates share is made once.
 
@@ -56,7 +82,8 @@ class Annotator:
     def __init__(self, graph: OpGraph) -> None:
         self.graph = graph
         self._bases: dict[tuple[tuple[str, Value], ...], AnnotatedBase] = {}
-        self._made: dict[tuple[Value, ...], _Sourced] = {}  # by the decisions that made it
+        self._folds: dict[tuple[Value, ...], _Sourced] = {}  # by the decisions that made it
+        self._conversions: dict[tuple[Value, ...], _Converted] = {}
         self._stages = convolution_stages(graph)
 
     def base(self, candidate: Candidate) -> AnnotatedBase:
@@ -89,31 +116,34 @@ class Annotator:
 
     def _make(self, candidate: Candidate) -> AnnotatedBase:
         value = {**_DEFAULTS, **dict(candidate.network)}
-        graph, sources = self._converted(value)
-        groups = _groups(graph, str(value["fusion"]))
-        positions = {source: i for i, source in enumerate(sources) if source != NETWORK}
-        return AnnotatedBase(with_kernels(graph, groups), sources, positions, tuple(groups))
+        made = self._converted(value)
+        groups = made.groups(str(value["fusion"]))
+        positions = {source: i for i, source in enumerate(made.sources) if source != NETWORK}
+        graph = with_kernels(made.graph, groups, made.marked)
+        return AnnotatedBase(graph, made.sources, positions, tuple(groups))
 
     def _folded(self, value: Mapping[str, Value]) -> _Sourced:
         """After the passes that come before any layout is changed."""
         key = (value["products"], value["batch_norm"])
-        if key not in self._made:
+        if key not in self._folds:
             made = self.graph, tuple(range(len(self.graph)))
             if value["products"] == "joined":
                 made = join_products(*made)
-            self._made[key] = fold_scales(*made, value["batch_norm"] == "fold")
-        return self._made[key]
+            self._folds[key] = fold_scales(*made, value["batch_norm"] == "fold")
+        return self._folds[key]
 
-    def _converted(self, value: Mapping[str, Value]) -> _Sourced:
+    def _converted(self, value: Mapping[str, Value]) -> _Converted:
         """After all passes on the graph of operators."""
         names = ("products", "batch_norm", "layout", "transposes", "precision", *STAGE_LAYOUTS)
         key = tuple(value[name] for name in names)
-        if key in self._made:
-            return self._made[key]
+        if key not in self._conversions:
+            self._conversions[key] = _Converted(*self._convert(value))
+        return self._conversions[key]
+
+    def _convert(self, value: Mapping[str, Value]) -> _Sourced:
         if value["precision"] == "float16":
             whole = self._converted({**value, "precision": "float32"})
-            self._made[key] = store_halves(*whole)
-            return self._made[key]
+            return store_halves(whole.graph, whole.sources)
         layout = str(value["layout"])
         departing = {
             stage: str(value[name])
@@ -126,7 +156,6 @@ class Annotator:
             made = convert_layout(*made, layout, others)
         if value["transposes"] == "cancel":
             made = sink_transposes(*made)
-        self._made[key] = made
         return made
 
 
@@ -140,33 +169,28 @@ def annotate(graph: OpGraph, candidate: Candidate) -> OpGraph:
     return Annotator(graph).annotate(candidate)
 
 
-def _groups(graph: OpGraph, fusion: str) -> list[int]:
-    if fusion == "off":
-        return list(range(len(graph)))
-    most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
-    return fusion_groups(graph, most)
-
-
-def with_kernels(graph: OpGraph, groups: Sequence[int]) -> OpGraph:
+def with_kernels(
+    graph: OpGraph,
+    groups: Sequence[int],
+    marked: dict[tuple[int, tuple[int, ...]], Operator] | None = None,
+) -> OpGraph:
     """The graph whose operators say by ``fused`` what they read inside of their kernel.
 
     Args:
         graph: The operators.
         groups: The kernel of each.
+        marked: Operators made for other kernels of the same graph, by their id and what they
+            read inside; what is made is added.
     """
-    operators = tuple(
-        _with_fused(operator, _fused(operator, i, groups))
-        for i, operator in enumerate(graph.operators)
-    )
-    return OpGraph(operators, graph.outputs, graph.name)
-
-
-def _fused(operator: Operator, i: int, groups: Sequence[int]) -> tuple[int, ...]:
-    return tuple(p for p, (src, _) in enumerate(operator.inputs) if groups[src] == groups[i])
-
-
-def _with_fused(operator: Operator, fused: tuple[int, ...]) -> Operator:
-    return replace(operator, attrs={**operator.attrs, "fused": fused}) if fused else operator
+    known = {} if marked is None else marked
+    operators = []
+    for i, operator in enumerate(graph.operators):
+        own = groups[i]
+        fused = tuple(p for p, (src, _) in enumerate(operator.inputs) if groups[src] == own)
+        if fused and (i, fused) not in known:
+            known[i, fused] = replace(operator, attrs={**operator.attrs, "fused": fused})
+        operators.append(known[i, fused] if fused else operator)
+    return OpGraph(tuple(operators), graph.outputs, graph.name)
 
 
 def decided_operator(operator: Operator, values: dict[str, Value]) -> Operator:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,12 @@ Value = int | str
 
 NETWORK = -1
 """In place of an operator's id, for decisions about the whole network."""
+
+Entry = tuple[int, str, Value]
+"""``(operator id or NETWORK, decision, value)``."""
+
+Decided = tuple[tuple[str, Value], ...]
+"""What was decided for one operator, sorted."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -27,12 +35,21 @@ class Candidate:
         decided: ``(operator id or NETWORK, decision, value)``, sorted.
     """
 
-    decided: tuple[tuple[int, str, Value], ...] = ()
+    decided: tuple[Entry, ...] = ()
 
     @classmethod
     def of(cls, decided: Mapping[tuple[int, str], Value]) -> Candidate:
         """A candidate of non-default values by (operator id or ``NETWORK``, decision)."""
         return cls(tuple(sorted((i, name, value) for (i, name), value in decided.items())))
+
+    @classmethod
+    def joined(
+        cls, decided: tuple[Entry, ...], parts: tuple[tuple[int, Decided], ...]
+    ) -> Candidate:
+        """A candidate of these decisions, whose `parts` are known already."""
+        made = cls(decided)
+        made.__dict__["parts"] = parts  # where the cached property keeps them
+        return made
 
     @functools.cached_property
     def values(self) -> Mapping[tuple[int, str], Value]:
@@ -42,12 +59,31 @@ class Candidate:
     @functools.cached_property
     def network(self) -> tuple[tuple[str, Value], ...]:
         """The decisions about the whole network: candidates that share them share a graph."""
-        return tuple((name, value) for i, name, value in self.decided if i == NETWORK)
+        decided = itertools.takewhile(lambda entry: entry[0] == NETWORK, self.decided)
+        return tuple((name, value) for _, name, value in decided)
 
     @functools.cached_property
-    def operators(self) -> tuple[tuple[int, str, Value], ...]:
+    def operators(self) -> tuple[Entry, ...]:
         """The decisions about single operators."""
-        return tuple(entry for entry in self.decided if entry[0] != NETWORK)
+        return self.decided[len(self.network) :]
+
+    @functools.cached_property
+    def parts(self) -> tuple[tuple[int, Decided], ...]:
+        """What is decided for each operator that anything is decided for, in their order."""
+        return tuple(
+            (i, tuple((name, value) for _, name, value in entries))
+            for i, entries in itertools.groupby(self.operators, key=operator.itemgetter(0))
+        )
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(self.decided)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Candidate], tuple[object, ...]]:
+        return Candidate, (self.decided,)  # hashes of texts hold in their own process alone
 
     def replaced(self, changes: Iterable[tuple[int, str, Value | None]]) -> Candidate:
         """A copy with some decisions changed; None goes back to the default."""

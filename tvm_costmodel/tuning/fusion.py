@@ -92,18 +92,25 @@ class _Dominator:
     pattern: Pattern
 
 
-class _Partitioner:
-    def __init__(self, graph: OpGraph, most: int) -> None:
-        self.most = most
-        self.patterns: list[Pattern] = []
-        self.readers: list[list[int]] = []
-        self.node_of: list[int] = []  # of each operator
-        self.kept: set[int] = set()
+class Fusion:
+    """Groups the operators of one graph into kernels.
+
+    Args:
+        graph: A graph that went through all graph passes, before it is legalised.
+    """
+
+    def __init__(self, graph: OpGraph) -> None:
+        self._patterns: list[Pattern] = []
+        self._readers: list[list[int]] = []
+        self._node_of: list[int] = []  # of each operator
+        self._kept: set[int] = set()
         self._number(graph)
-        self.groups = [_Group(p, p is Pattern.FUSABLE) for p in self.patterns]
-        self.tree: list[_Dominator] = [_Dominator(None, 1, Pattern.OPAQUE)] * len(self.patterns)
-        for i in reversed(range(len(self.patterns))):
-            self.tree[i] = self._dominator(i)
+        self._groups: list[_Group] = []
+        self._most = UNLIMITED
+        self._ways: dict[int, list[int]] = {}  # see `_between`
+        self._tree: list[_Dominator] = [_Dominator(None, 1, Pattern.OPAQUE)] * len(self._patterns)
+        for i in reversed(range(len(self._patterns))):
+            self._tree[i] = self._dominator(i)
 
     def _number(self, graph: OpGraph) -> None:
         """One node per operator, and one per result that is taken out of several."""
@@ -111,43 +118,55 @@ class _Partitioner:
         place: dict[Edge, int] = {}
         for i, operator in enumerate(graph.operators):
             node = self._node(pattern_of(operator), [place[edge] for edge in operator.inputs])
-            self.node_of.append(node)
+            self._node_of.append(node)
             place[i, 0] = node
             if len(operator.outputs) > 1:
                 for edge in sorted(e for e in used.union(graph.outputs) if e[0] == i):
                     place[edge] = self._node(Pattern.INJECTIVE, [node])
-        self.kept = {place[edge] for edge in graph.outputs}
+        self._kept = {place[edge] for edge in graph.outputs}
 
     def _node(self, pattern: Pattern, reads: list[int]) -> int:
-        self.patterns.append(pattern)
-        self.readers.append([])
+        self._patterns.append(pattern)
+        self._readers.append([])
         for source in reads:
-            self.readers[source].append(len(self.patterns) - 1)
-        return len(self.patterns) - 1
+            self._readers[source].append(len(self._patterns) - 1)
+        return len(self._patterns) - 1
 
-    def run(self) -> list[int]:
+    def kernels(self, most: int = UNLIMITED) -> list[int]:
+        """The kernel of each operator.
+
+        Args:
+            most: Most operators of a kernel.
+
+        Returns:
+            One number per operator, equal where they share a kernel, ascending by first appearance.
+        """
+        self._most = most
+        self._groups = [_Group(p, p is Pattern.FUSABLE) for p in self._patterns]
         for phase in range(2):
-            for i in range(len(self.groups)):
+            for i in range(len(self._groups)):
                 self._fuse(i, phase)
         numbers: dict[int, int] = {}
-        roots = [self.groups[node].root() for node in self.node_of]
+        roots = [self._groups[node].root() for node in self._node_of]
         return [numbers.setdefault(id(root), len(numbers)) for root in roots]
 
     def _dominator(self, i: int) -> _Dominator:
-        if i in self.kept or not self.readers[i]:
-            return _Dominator(None, 1, Pattern.OPAQUE if i in self.kept else Pattern.ELEMENTWISE)
+        if i in self._kept or not self._readers[i]:
+            return _Dominator(None, 1, Pattern.OPAQUE if i in self._kept else Pattern.ELEMENTWISE)
         pattern = Pattern.ELEMENTWISE
-        parent: int | None = self.readers[i][0]
-        for reader in self.readers[i]:
+        parent: int | None = self._readers[i][0]
+        for reader in self._readers[i]:
             parent, pattern = self._common(parent, reader, pattern)
-            pattern = max(pattern, self.patterns[reader])
-        return _Dominator(parent, self.tree[parent].depth + 1 if parent is not None else 1, pattern)
+            pattern = max(pattern, self._patterns[reader])
+        return _Dominator(
+            parent, self._tree[parent].depth + 1 if parent is not None else 1, pattern
+        )
 
     def _common(self, a: int | None, b: int | None, pattern: Pattern) -> tuple[int | None, Pattern]:
         while a != b:
             if a is None or b is None:
                 return None, pattern
-            first, second = self.tree[a], self.tree[b]
+            first, second = self._tree[a], self._tree[b]
             if first.depth >= second.depth:
                 pattern, a = max(pattern, first.pattern), first.parent
             if second.depth >= first.depth:
@@ -155,11 +174,11 @@ class _Partitioner:
         return a, pattern
 
     def _fuse(self, i: int, phase: int) -> None:
-        group, node = self.groups[i], self.tree[i]
+        group, node = self._groups[i], self._tree[i]
         sink = node.parent
         if group.pattern is Pattern.OPAQUE or sink is None or self._too_many(i, sink):
             return
-        if group.root() is self.groups[sink].root():
+        if group.root() is self._groups[sink].root():
             return
         if group.pattern is Pattern.FUSABLE:
             if phase == 0 and node.pattern is Pattern.ELEMENTWISE:
@@ -172,27 +191,29 @@ class _Partitioner:
 
     def _between(self, i: int, sink: int) -> list[int]:
         """Everything on the ways from a node to its post-dominator, without that."""
+        if i in self._ways:
+            return self._ways[i]
         seen, stack = {i}, [i]
         while stack:
-            for reader in self.readers[stack.pop()]:
+            for reader in self._readers[stack.pop()]:
                 if reader != sink and reader not in seen:
                     seen.add(reader)
                     stack.append(reader)
-        return sorted(seen)
+        return self._ways.setdefault(i, sorted(seen))
 
     def _too_many(self, i: int, sink: int) -> bool:
-        joined = sum(self.groups[node].size for node in self._between(i, sink))
-        return self.groups[sink].root().size + joined > self.most
+        joined = sum(self._groups[node].size for node in self._between(i, sink))
+        return self._groups[sink].root().size + joined > self._most
 
     def _try(self, i: int, sink: int, allowed: Callable[[Pattern, bool], bool]) -> None:
         between = self._between(i, sink)
-        if not allowed(self.groups[sink].root().pattern, True):
+        if not allowed(self._groups[sink].root().pattern, True):
             return
-        if not all(allowed(self.groups[n].root().pattern, False) for n in between if n != i):
+        if not all(allowed(self._groups[n].root().pattern, False) for n in between if n != i):
             return
-        target = self.groups[sink]
+        target = self._groups[sink]
         for node in between:
-            self._merge(self.groups[node].root(), target.root())
+            self._merge(self._groups[node].root(), target.root())
 
     def _merge(self, child: _Group, parent: _Group) -> None:
         if child is parent:
@@ -208,16 +229,3 @@ def _joins_element_wise(kind: Pattern, is_sink: bool) -> bool:
     if not is_sink:
         return kind <= Pattern.INJECTIVE
     return kind <= Pattern.FUSABLE
-
-
-def fusion_groups(graph: OpGraph, most: int = UNLIMITED) -> list[int]:
-    """The kernel of each operator of a graph that went through all graph passes.
-
-    Args:
-        graph: The graph before it is legalised.
-        most: Most operators of a kernel.
-
-    Returns:
-        One number per operator, equal where they share a kernel, ascending by first appearance.
-    """
-    return _Partitioner(graph, most).run()

@@ -52,9 +52,9 @@ class ChanceScorer:
         """Chance learns nothing."""
 
     def best_values(
-        self, candidate: Candidate, decisions: Sequence[str] | None = None
-    ) -> Candidate | None:
-        """Chance knows no optimum."""
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
+        """Chance knows no optima."""
         return None
 
 

@@ -278,7 +278,7 @@ def _beam(space: DecisionSpace, scorer: Scorer, ledger: _Ledger, rng: np.random.
     effects = []
     start = ledger.best(1)[0]
     for part in space.classes:
-        found = ledger.add(_varied(space, [start.candidate], part))
+        found = ledger.add(space.varied(start.candidate, part))
         effects.append(min((s.latency_s for s in found), default=math.inf))
     order = [space.classes[int(i)] for i in np.argsort(effects, kind="stable")]
     _climb(space, order, _BEAM, ledger)
@@ -294,20 +294,7 @@ def _climb(
         best = now
         for part in order:
             kept = [scored.candidate for scored in ledger.best_of_networks(width)]
-            ledger.add(_varied(space, kept, part))
-
-
-def _varied(
-    space: DecisionSpace, candidates: Sequence[Candidate], part: Sequence[Choice]
-) -> Iterator[Candidate]:
-    """Every value of a class in place of the candidates' own, where the network allows it."""
-    default = part[0].decision.default
-    for candidate in candidates:
-        for value in part[0].values:
-            chosen = None if value == default else value
-            varied = candidate.replaced([(*choice.place, chosen) for choice in part])
-            if space.is_valid(varied):
-                yield varied
+            ledger.add(varied for one in kept for varied in space.varied(one, part))
 
 
 def _plant(space: DecisionSpace, scorer: Scorer, ledger: _Ledger) -> None:
@@ -322,11 +309,12 @@ def _plant(space: DecisionSpace, scorer: Scorer, ledger: _Ledger) -> None:
     ledger.most_networks = len(ledger.networks)
     names = [c.decision.name for part in space.classes for c in part if c.operator != NETWORK]
     for decisions in (None, *([name] for name in dict.fromkeys(names))):
-        for network in networks:
-            best = scorer.best_values(network.candidate, decisions)
-            if best is None or ledger.spent:
-                return
-            ledger.add([best])
+        if ledger.spent:
+            return
+        best = scorer.best_values([network.candidate for network in networks], decisions)
+        if best is None:
+            return
+        ledger.add(best)
 
 
 def _plant_stages(
@@ -337,18 +325,18 @@ def _plant_stages(
     if not stages or ledger.spent:
         return
 
-    def optimum(network: Candidate) -> float:
-        """Latency of the best that the scorer knows under a network's decisions."""
-        found = ledger.add([scorer.best_values(network) or network])
-        return min((scored.latency_s for scored in found), default=math.inf)
+    def optima(networks: Sequence[Candidate]) -> list[float]:
+        """Latency of the best that the scorer knows under each network's decisions."""
+        best = scorer.best_values(networks) or networks
+        ledger.add(best)
+        return [ledger.met[c].latency_s if c in ledger.met else math.inf for c in best]
 
     plain = next(s.candidate for s in networks if (NETWORK, "layout") not in s.candidate.values)
     chosen = Candidate.of({(NETWORK, name): value for name, value in plain.network})
-    best = optimum(chosen)
-    alone = {place: optimum(chosen.replaced([(*place, "NCHW")])) for place in stages}
-    for place in sorted(stages, key=lambda place: alone[place]):
+    best, *alone = optima([chosen, *(chosen.replaced([(*place, "NCHW")]) for place in stages)])
+    for _, place in sorted(zip(alone, stages, strict=True), key=lambda pair: pair[0]):
         candidate = chosen.replaced([(*place, "NCHW")])
-        latency = optimum(candidate)
+        (latency,) = optima([candidate])
         if latency >= best:
             return
         chosen, best = candidate, latency

@@ -24,6 +24,7 @@ from tvm_costmodel.tuning.decisions import (
     Fields,
     Setting,
 )
+from tvm_costmodel.tuning.digits import Digits
 from tvm_costmodel.tuning.relay_decisions import RELAY_DECISIONS
 
 if TYPE_CHECKING:
@@ -197,28 +198,54 @@ class DecisionSpace:
         """Every valid candidate that decides ``classes`` together, the default first."""
         parts = [part for part in self.classes if part[0].operator != NETWORK]
         for network in self._networks():
+            departures = {
+                choice.place: network[choice.decision.name]
+                for choice in self.network_choices
+                if network[choice.decision.name] != choice.decision.default
+            }
+            start = self._digits.of(Candidate.of(departures))
             allowed = [self._allowed(part[0], network) for part in parts]
             for values in itertools.product(*allowed):
-                decided = {(NETWORK, name): value for name, value in network.items()}
+                digits = start.copy()
                 for part, value in zip(parts, values, strict=True):
-                    decided.update({choice.place: value for choice in part})
-                yield self._of(decided)
+                    digits[self._columns(part)] = part[0].values.index(value)
+                yield self._of(digits)
 
-    def _of(self, decided: Mapping[tuple[int, str], Value]) -> Candidate:
-        """A candidate of any values, those that are defaults or not allowed left out."""
-        network = {name: value for (i, name), value in decided.items() if i == NETWORK}
-        kept = {}
-        for place, value in decided.items():
-            choice = self.by_place[place]
-            if value != choice.values[0] and self._fits(choice, value, network):
-                kept[place] = value
-        return Candidate.of(kept)
+    @functools.cached_property
+    def _digits(self) -> Digits:
+        return Digits(self.classes, self._defaults)
+
+    def _columns(self, part: Sequence[Choice]) -> list[int]:
+        return [self._digits.column[choice.place] for choice in part]
+
+    def _of(self, digits: np.ndarray) -> Candidate:
+        """A candidate of any digits, those that are not allowed left out."""
+        return self._digits.candidate(np.where(self._digits.allowed(digits), digits, 0))
 
     def under(self, candidate: Candidate, network: Candidate) -> Candidate:
         """A valid candidate with another's decisions about the network, as far as they allow it."""
-        decided = {(i, name): value for i, name, value in candidate.operators}
-        decided.update({(NETWORK, name): value for name, value in network.network})
-        return self._of(decided)
+        mine, others = self._digits.of(candidate), self._digits.of(network)
+        return self._of(self._digits.under(mine, others))
+
+    def varied(self, candidate: Candidate, part: Sequence[Choice]) -> Iterator[Candidate]:
+        """Every value of choices that are taken together in place of a candidate's own.
+
+        Args:
+            candidate: A valid candidate.
+            part: Choices of equal values.
+
+        Returns:
+            The valid ones, in the order of the values.
+        """
+        digits, columns = self._digits.of(candidate), self._columns(part)
+        for digit in range(len(part[0].values)):
+            digits[columns] = digit
+            if self._digits.allowed(digits).all():
+                yield self._digits.candidate(digits)
+
+    def allowed(self, choice: Choice, network: Candidate) -> list[Value]:
+        """The values of a choice that a candidate's decisions about the network allow."""
+        return self._allowed(choice, dict(network.network))
 
     def check(self, candidate: Candidate) -> None:
         """Refuses a candidate of another space.
@@ -246,10 +273,10 @@ class DecisionSpace:
     def is_valid(self, candidate: Candidate) -> bool:
         """Whether `check` takes the candidate."""
         try:
-            self.check(candidate)
-        except ConfigError:
+            digits = self._digits.of(candidate)
+        except KeyError:
             return False
-        return True
+        return bool(self._digits.allowed(digits).all())
 
     def sample(self, rng: np.random.Generator, rate: float = 0.3) -> Candidate:
         """Draws a valid candidate.
@@ -258,50 +285,41 @@ class DecisionSpace:
             rng: Source of chance.
             rate: How probable it is that a class of choices departs from its default.
         """
-        return self._redrawn({}, self.classes, rng, rate)
+        every = np.arange(len(self.classes))
+        return self._redrawn(np.zeros(len(self.choices), dtype=np.int64), every, rng, rate)
 
     def explore(self, rng: np.random.Generator) -> Candidate:
         """Draws a valid candidate to learn from, see `Decision.explored`."""
-        drawn: dict[tuple[int, str], Value] = {}
+        drawn = np.zeros(len(self.choices), dtype=np.int64)
         boldness = rng.choice((0.3, 1.0, 1.5))
         for part in self.classes:
             choice = part[0]
             if rng.random() < boldness * choice.decision.explored:
-                value = choice.values[int(rng.integers(1, len(choice.values)))]
-                drawn.update({c.place: value for c in part})
+                drawn[self._columns(part)] = int(rng.integers(1, len(choice.values)))
         return self._of(drawn)
 
     def mutate(self, candidate: Candidate, rng: np.random.Generator, changes: int = 1) -> Candidate:
         """A valid candidate in which up to ``changes`` classes of choices were drawn anew."""
         picked = rng.choice(len(self.classes), min(changes, len(self.classes)), replace=False)
-        drawn = [self.classes[int(i)] for i in picked]
-        return self._redrawn(candidate.values, drawn, rng, 1.0)
+        return self._redrawn(self._digits.of(candidate), picked, rng, 1.0)
 
     def cross(self, one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
         """A valid candidate that has each class of choices from one of two others."""
-        decided: dict[tuple[int, str], Value] = {}
-        for part, first in zip(self.classes, rng.random(len(self.classes)) < 0.5, strict=True):
-            source = (one if first else other).values
-            decided.update({c.place: source[c.place] for c in part if c.place in source})
-        return self._of(decided)
+        first = (rng.random(len(self.classes)) < 0.5)[self._digits.class_of]
+        return self._of(np.where(first, self._digits.of(one), self._digits.of(other)))
 
     def _redrawn(
-        self,
-        values: Mapping[tuple[int, str], Value],
-        classes: Sequence[Sequence[Choice]],
-        rng: np.random.Generator,
-        rate: float,
+        self, digits: np.ndarray, classes: np.ndarray, rng: np.random.Generator, rate: float
     ) -> Candidate:
-        decided = dict(values)
-        chances = rng.random((len(classes), 2)).tolist()
-        for part, (departs, which) in zip(classes, chances, strict=True):
-            if departs >= rate:
-                continue
-            current = decided.get(part[0].place, part[0].decision.default)
-            others = [value for value in part[0].values if value != current]
-            value = others[int(which * len(others))]
-            decided.update({choice.place: value for choice in part})
-        return self._of(decided)
+        """Draws classes by their numbers anew, each with a probability, to another value each."""
+        departs, which = rng.random((len(classes), 2)).T
+        current = digits[self._digits.first[classes]]
+        other = (which * (self._digits.counts[classes] - 1)).astype(np.int64)
+        other += other >= current
+        drawn = np.full(len(self.classes), -1)
+        drawn[classes] = np.where(departs < rate, other, -1)
+        drawn = drawn[self._digits.class_of]
+        return self._of(np.where(drawn < 0, digits, drawn))
 
     def config_fields(self, candidate: Candidate) -> dict[str, Any]:
         """A candidate as the fields of ``PipelineConfig``, JSON-able.
