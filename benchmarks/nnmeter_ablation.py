@@ -200,13 +200,14 @@ def main() -> None:
     others = [row for path in args.also for row in json.loads(path.read_text())]
     rows = [row for row in others if row["variant"] not in names] + rows
     rows.sort(key=lambda row: list(VARIANTS).index(row["variant"]))
-    print(tables(rows))
+    body = tables(rows)
+    print(body)
     path = results_file.write(
         "What each part of the roofline former is worth",
         "nn-Meter's bench with each family left out in turn, MAPE % / within 10 %, mean over "
         f"families. Trained on every {args.every}-th network, 18 epochs, one seed ({args.seed}); "
         "every line changes one part of the first.",
-        tables(rows),
+        body,
         stem="nnmeter_ablation",
     )
     path.with_suffix(".json").write_text(json.dumps(rows, indent=0) + "\n")

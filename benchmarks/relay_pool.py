@@ -18,6 +18,7 @@ from tvm_costmodel.tuning.candidate import Candidate
 from tvm_costmodel.tuning.space import DecisionSpace
 
 _BATCH = 12
+_TOP = 6  # of the pool's fastest, how many are confirmed at once
 
 
 class RelayNetworkPool(NetworkPool):
@@ -32,7 +33,7 @@ class RelayNetworkPool(NetworkPool):
         return RelayConfig.from_dict({**pipeline, "random_constants": True}).key
 
 
-def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[Candidate]]:
+def next_of(network: NetworkPool, plan: Plan) -> tuple[str, list[Candidate]]:
     """What to measure of a network now: kind of visit and candidates.
 
     Returns:
@@ -50,7 +51,7 @@ def next_of(network: NetworkPool, plan: Plan, deciding: int) -> tuple[str, list[
         more = network.bred(seed=0) or list(islice(network.missing(whole), _BATCH))
         if more:
             return "pool", more[:lacking]
-    if confirm := undecided(network, deciding, 2 * deciding):
+    if confirm := undecided(network, _TOP):
         return "confirm", confirm
-    final = finalists(network, seeds, deciding)
+    final = finalists(network, seeds)
     return "final" if final else "done", final

@@ -50,8 +50,9 @@ DRAWN = {"random_constants": True}
 """How candidates are built for timing; what is returned is also built with its own weights."""
 POOL, CONFIRMED, FINAL, VERIFIED = "pool.db", "confirmed.db", "final.db", "verified.db"
 VISITS = 4
+ROUNDS = {POOL: None, CONFIRMED: VISITS, FINAL: 2 * VISITS, VERIFIED: 1}
+"""Rounds of a row of each store; the tuner's own number where None."""
 TOLERANCE = 1e-3
-_DECIDING = 3
 PROTOCOL = """\
 Every strategy is the tuner with another scorer: {measure} candidates measured in two rounds, its
 three favourites confirmed, the default (opt level 3) returned where none beats it beyond noise;
@@ -116,7 +117,7 @@ class Bench:
         """Measures what is wanted; where TVM has Relay."""
         end = time.monotonic() + 60 * minutes
         asked: dict[str, dict[str, list[Any]]] = json.loads(self.wanted.read_text())
-        for store in (POOL, CONFIRMED, FINAL, VERIFIED):
+        for store in ROUNDS:
             todo = {name: kinds[store] for name, kinds in asked.items() if kinds.get(store)}
             if todo:
                 self._fill(store, todo, end)
@@ -146,8 +147,7 @@ class Bench:
                     space = DecisionSpace.for_graph(graph, TOLERANCE, compiler="relay")
                     candidates = [Candidate.from_dict(fields) for fields in listed]
                     trials = [Trial(space.config_fields(c), c.to_dict()) for c in candidates]
-                    rounds = {POOL: None, CONFIRMED: VISITS, FINAL: 2 * VISITS, VERIFIED: 1}[store]
-                    profiler.measure(trials, None if drawn else TOLERANCE, rounds)
+                    profiler.measure(trials, None if drawn else TOLERANCE, ROUNDS[store])
                     took = time.monotonic() - start
                     print(f"{name}: {store} {len(trials)} in {took:.0f} s", flush=True)
 
@@ -171,7 +171,7 @@ class Bench:
 
         asked = {}
         for name, network in self.pools().items():
-            kind, candidates = next_of(network, self.shared_plan(), _DECIDING)
+            kind, candidates = next_of(network, self.shared_plan())
             if kind == "done":
                 kind, candidates = VERIFIED, list(self._unverified(network))
             if candidates:
@@ -233,9 +233,8 @@ class Bench:
         parts = [_strategies(told, pools, names), _networks(told, pools, plan, verified)]
         labels = self._labelled()
         protocol = PROTOCOL.format(
-            measure=self.measure, seeds=self.seeds, visits=VISITS, finals=2 * VISITS,
-            candidates=self.candidates,
-            labels=len(labels),
+            measure=self.measure, seeds=self.seeds, visits=VISITS, finals=ROUNDS[FINAL],
+            candidates=self.candidates, labels=len(labels),
         )  # fmt: skip
         body = "\n\n".join(parts)
         print(body)

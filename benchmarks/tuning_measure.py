@@ -127,9 +127,9 @@ class Plan:
         more = self._beyond(network, seeds, fixed)
         if more:
             return "pool", more
-        if confirm := undecided(network, DECIDING, TOP):
+        if confirm := undecided(network, TOP):
             return "confirm", confirm
-        return "final", finalists(network, seeds, DECIDING)
+        return "final", finalists(network, seeds)
 
     def rounds(self, level: int) -> int | None:
         """Rounds of a row; the tuner's own number where None."""
@@ -174,17 +174,17 @@ def unsettled(network: NetworkPool, seeds: Sequence[Replays]) -> list[Candidate]
     return list(network.missing(wanted, CONFIRMED))
 
 
-def undecided(network: NetworkPool, deciding: int, top: int) -> list[Candidate]:
-    """The ``top`` fastest that are not confirmed; none when the ``deciding`` fastest are."""
-    if not list(network.missing(network.fastest(deciding), CONFIRMED)):
+def undecided(network: NetworkPool, top: int) -> list[Candidate]:
+    """The ``top`` fastest that are not confirmed; none when the `DECIDING` fastest are."""
+    if not list(network.missing(network.fastest(DECIDING), CONFIRMED)):
         return []
     return list(network.missing(network.fastest(top), CONFIRMED))
 
 
-def finalists(network: NetworkPool, seeds: Sequence[Replays], deciding: int) -> list[Candidate]:
+def finalists(network: NetworkPool, seeds: Sequence[Replays]) -> list[Candidate]:
     """What is compared in the end and was not yet: what strategies returned, and the fastest."""
     returned = [run.winner for found in seeds for run in found.done]
-    return list(network.missing([*network.fastest(deciding), *returned], FINAL))
+    return list(network.missing([*network.fastest(DECIDING), *returned], FINAL))
 
 
 @dataclass

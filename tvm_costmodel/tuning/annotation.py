@@ -15,7 +15,7 @@ from tvm_costmodel.compilers.decidable import convolution_stages
 from tvm_costmodel.graph import AttrValue, Operator, OpGraph, TensorType
 from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
 from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
-from tvm_costmodel.tuning.fusion import UNLIMITED, Fusion
+from tvm_costmodel.tuning.fusion import Fusion, most_operators
 from tvm_costmodel.tuning.halves import store_halves
 from tvm_costmodel.tuning.joining import join_products
 from tvm_costmodel.tuning.layouts import convert_layout, sink_transposes
@@ -68,8 +68,7 @@ class _Converted:
     def groups(self, fusion: str) -> list[int]:
         if fusion == "off":
             return list(range(len(self.graph)))
-        most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
-        return self.fusion.kernels(most)
+        return self.fusion.kernels(most_operators(fusion))
 
 
 class Annotator:

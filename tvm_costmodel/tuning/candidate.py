@@ -62,6 +62,11 @@ class Candidate:
         decided = itertools.takewhile(lambda entry: entry[0] == NETWORK, self.decided)
         return tuple((name, value) for _, name, value in decided)
 
+    @property
+    def of_network(self) -> Candidate:
+        """The candidate that decides the same about the whole network and nothing else."""
+        return Candidate(self.decided[: len(self.network)])
+
     @functools.cached_property
     def operators(self) -> tuple[Entry, ...]:
         """The decisions about single operators."""

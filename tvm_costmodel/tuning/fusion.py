@@ -225,6 +225,11 @@ class Fusion:
             parent.pattern = max(parent.pattern, child.pattern)
 
 
+def most_operators(fusion: str) -> int:
+    """Most operators of a kernel under a value of the decision ``fusion`` that fuses."""
+    return int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
+
+
 def _joins_element_wise(kind: Pattern, is_sink: bool) -> bool:
     if not is_sink:
         return kind <= Pattern.INJECTIVE

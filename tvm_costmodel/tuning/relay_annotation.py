@@ -19,7 +19,7 @@ from tvm_costmodel.graph import Operator, OpGraph
 from tvm_costmodel.tokenizer.relay_kernels import ATTRIBUTE
 from tvm_costmodel.tuning.annotation import Annotator, with_kernels
 from tvm_costmodel.tuning.candidate import Candidate, Value
-from tvm_costmodel.tuning.fusion import UNLIMITED, Fusion
+from tvm_costmodel.tuning.fusion import Fusion, most_operators
 from tvm_costmodel.tuning.joining import join_products
 from tvm_costmodel.tuning.layouts import convert_layout
 from tvm_costmodel.tuning.relay_decisions import APPROXIMATED, RELAY_DECISIONS
@@ -69,8 +69,7 @@ def annotator_of(graph: OpGraph, compiler: str) -> Annotator | RelayAnnotator:
 def _groups(graph: OpGraph, level: int, fusion: str) -> list[int]:
     if level == 0:
         return list(range(len(graph)))
-    most = int(fusion.removeprefix("depth")) if fusion.startswith("depth") else UNLIMITED
-    return Fusion(graph).kernels(most)
+    return Fusion(graph).kernels(most_operators(fusion))
 
 
 def _marked(graph: OpGraph, level: int, value: dict[str, Value]) -> OpGraph:

@@ -19,7 +19,7 @@ from tvm_costmodel.tokenizer.kernels import KernelGraph, KnownKernels
 from tvm_costmodel.training.kernel_prices import KernelPrices
 from tvm_costmodel.training.registry import DECIDED, DECIDED_OF
 from tvm_costmodel.tuning.annotation import Annotator
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate, Value
+from tvm_costmodel.tuning.candidate import Candidate, Value
 from tvm_costmodel.tuning.correction import RatioCorrection
 from tvm_costmodel.tuning.descent import Descent, Part, parts_of
 from tvm_costmodel.tuning.priced_network import NOTHING, DecidedRows, PricedNetwork
@@ -159,7 +159,7 @@ class KernelScorer:
 
     def _descent(self, candidate: Candidate, priced: PricedNetwork) -> Descent:
         """What looks for the best values under a candidate's decisions about the network."""
-        network = Candidate.of({(NETWORK, name): value for name, value in candidate.network})
+        network = candidate.of_network
         if network.network not in self._parts:
             self._parts[network.network] = parts_of(self._space, network, priced)
         return Descent(network, priced, self._parts[network.network])

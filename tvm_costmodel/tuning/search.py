@@ -332,7 +332,7 @@ def _plant_stages(
         return [ledger.met[c].latency_s if c in ledger.met else math.inf for c in best]
 
     plain = next(s.candidate for s in networks if (NETWORK, "layout") not in s.candidate.values)
-    chosen = Candidate.of({(NETWORK, name): value for name, value in plain.network})
+    chosen = plain.of_network
     best, *alone = optima([chosen, *(chosen.replaced([(*place, "NCHW")]) for place in stages)])
     for _, place in sorted(zip(alone, stages, strict=True), key=lambda pair: pair[0]):
         candidate = chosen.replaced([(*place, "NCHW")])
