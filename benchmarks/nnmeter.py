@@ -5,16 +5,16 @@
 
 ``random``: 80 % of the networks to train, 10 % to choose the epoch by, 10 % to test, equal graphs
 kept together. ``leave-one-family-out``: trained on ten families (5 % of their networks choose the
-epoch), tested on all of the eleventh. XGBoost and the power law learn one device at a time, every
-network all devices at once. Encoded graphs are kept in ``--cache`` so that a second
-run starts at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``, every
-run's figures to ``.json``, and the splits, as lists of hashes, to
+epoch), tested on all of the eleventh. The roofline process, XGBoost and the power law learn one
+device at a time, every network all devices at once. Encoded graphs are kept in ``--cache`` so that
+a second run starts at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``,
+every run's figures to ``.json``, and the splits, as lists of hashes, to
 ``results/nnmeter.splits.json.xz``. ``--also`` takes rows of earlier runs (their ``.json``) into the
 tables, for predictors and kinds of split that this run leaves out.
 
-Predictors are roofline_former, xgboost, flops, and the published networks of `nnmeter_networks`:
-nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a network's recipe
-(`TrainingConfig`), or of the roofline former's recipe (`ReplicaConfig`) or shape
+Predictors are roofline_former, roofline_process, xgboost, flops, and the published networks of
+`nnmeter_networks`: nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a
+network's recipe (`TrainingConfig`), or of the roofline former's recipe (`ReplicaConfig`) or shape
 (`RooflineFormerConfig`), value in JSON. What each part of that is worth: `nnmeter_ablation`.
 """
 
@@ -48,7 +48,8 @@ from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split
 
 SPLITS = ("random", "leave-one-family-out")
-PREDICTORS = ("roofline_former", "xgboost", "flops")
+PREDICTORS = ("roofline_former", "roofline_process", "xgboost", "flops")
+OURS = ("roofline_former", "roofline_process")
 NETWORKS = ("nnlp", "nar_former_v2", "nn_former", "nar_former")
 """What `nnmeter_networks` trains, named here because that needs torch."""
 _CHUNK = 150
@@ -174,6 +175,23 @@ def run_tables(job: tuple[Path, str, int, Split]) -> np.ndarray:
             table.rows(train), latency_ms[train], table.rows(held), latency_ms[held]
         )
         answers[:, device] = regressor.predict_table(table.rows(split.test))
+    return answers
+
+
+def run_process(job: tuple[Path, str, int, Split]) -> np.ndarray:
+    """The roofline process of each device on one split: ms of the test networks."""
+    from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
+
+    encoded, (_, _, seed, split) = _encoded(job[0]), job
+    tokens = encoded.tokens()
+    answers = np.full((len(split.test), encoded.latency_ms.shape[1]), np.nan)
+    for device, latency_ms in enumerate(encoded.latency_ms.T):
+        train = split.train[np.isfinite(latency_ms[split.train])]
+        process = RooflineProcess(RooflineProcessConfig(seed=seed))
+        process.fit([tokens[i] for i in train], latency_ms[train])
+        for at in range(0, len(split.test), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            answers[rows, device] = process.predict([tokens[i] for i in split.test[rows]])
     return answers
 
 
@@ -309,7 +327,8 @@ def run_all(
                     task = (args.cache, splits, seed, settings, args.torch_device)
                     waiting.append((name, seed, pool.submit(_roofline_job, task).result))
                 else:
-                    jobs = [pool.submit(run_tables, (args.cache, name, seed, s)) for s in splits]
+                    work = run_process if name == "roofline_process" else run_tables
+                    jobs = [pool.submit(work, (args.cache, name, seed, s)) for s in splits]
                     waiting.append((name, seed, partial(_results, jobs)))
         for name, seed, answers in waiting:
             yield name, seed, answers()
@@ -326,10 +345,10 @@ def _results(jobs: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
 
 
 def ensemble_rows(encoded: Encoded, by_seed: BySeed, kept: Kept) -> list[dict[str, Any]]:
-    """Figures of the roofline former's seeds as one, on splits that all seeds share."""
+    """Figures of our predictors' seeds as one, on splits that all seeds share."""
     rows: list[dict[str, Any]] = []
     for (name, kind, part), found in kept.items():
-        if name == "roofline_former" and kind != "random" and len(found) > 1:
+        if name in OURS and kind != "random" and len(found) > 1:
             split = next(s for k, s in by_seed[0] if (k, s.name) == (kind, part))
             rows += score(encoded, f"{name} x{len(found)}", kind, 0, split, ensemble(found))
     return rows
@@ -365,7 +384,7 @@ def main() -> None:
         "Predictors on nn-Meter's bench",
         f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "
         "the epoch is chosen on validation networks, never on test networks. "
-        f"`roofline_former x{args.seeds}` is the geometric mean of the seeds' predictions. "
+        f"`x{args.seeds}` is the geometric mean of the seeds' predictions. "
         "`label noise` is the error of a predictor that knows the true latency, on networks of "
         "which the bench holds several equal ones, measured apart.",
         table,

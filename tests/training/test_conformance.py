@@ -31,7 +31,7 @@ SIZES = {
     "kernel_former": _NARROW,
     "relay_kernel_former": _NARROW,
 }
-TELLING = ("roofline_former", "kernel_former", "relay_kernel_former")
+TELLING = ("roofline_former", "roofline_process", "kernel_former", "relay_kernel_former")
 """Predictors that tell what each operator costs."""
 
 

@@ -21,6 +21,7 @@ _CLASSES = {
     "nn_former": "tvm_costmodel.training.padded_networks:NnFormerRegressor",
     "nar_former": "tvm_costmodel.training.padded_networks:NarFormerRegressor",
     "roofline_former": "tvm_costmodel.training.roofline:RooflineFormerRegressor",
+    "roofline_process": "tvm_costmodel.training.process:RooflineProcessRegressor",
     "nar_former_v2_decided": "tvm_costmodel.training.network:DecidedNarFormerV2Regressor",
     "xgboost_decided": "tvm_costmodel.baselines.xgboost:DecidedXGBoostRegressor",
     "flops_decided": "tvm_costmodel.baselines.decided_flops:DecidedFlopsRegressor",

@@ -170,7 +170,7 @@ class TuneReport:
         return cls(**_known(cls, record) | changed)
 
     def to_text(self) -> str:
-        """The report for people: measured candidates, decisions, and where the time went."""
+        """The report for people: measured candidates, decisions taken, and where the time went."""
         from tabulate import tabulate
 
         rows = [
@@ -184,17 +184,18 @@ class TuneReport:
             )
             for trial in self.trials
         ]
-        headers = ("decisions", "chosen as", "predicted ms", "measured ms", "ratio", "")
+        headers = ("decisions", "chosen as", "predicted ms", "measured ms", "ratio", "status")
         parts = [tabulate(rows, headers, "simple", disable_numparse=True)] if rows else []
+        taken = [entry for entry in self.decisions if entry["value"] != entry["default"]]
         shown = [
             (_place(entry), entry["decision"], entry["value"], entry["default"], entry["by"])
-            for entry in self.decisions[:_SHOWN_DECISIONS]
+            for entry in taken[:_SHOWN_DECISIONS]
         ]
         if shown:
             names = ("where", "decision", "value", "default", "carried out by")
             parts.append(tabulate(shown, names, "simple", disable_numparse=True))
-        if len(self.decisions) > _SHOWN_DECISIONS:
-            parts.append(f"and {len(self.decisions) - _SHOWN_DECISIONS} more decisions")
+        if len(taken) > _SHOWN_DECISIONS:
+            parts.append(f"and {len(taken) - _SHOWN_DECISIONS} more decisions")
         return "\n\n".join([*parts, "\n".join(self._lines())])
 
     def _lines(self) -> list[str]:

@@ -1,0 +1,419 @@
+"""Roofline process: a physical price for each kernel, corrected by a Gaussian process.
+
+A network's latency is a sum over its kernels, and a kernel's is a sum of terms::
+
+    latency = sum_i sum_t amount_it * base_ct * exp(h_kt(i))                             [ms]
+
+``amount_it`` is what kernel ``i`` computes, moves and waits for (`TERMS`), ``base_ct`` what a unit
+of it costs in a class of kernels, from non-negative least squares. ``h`` is a sum of Gaussian
+processes with mean 0: a constant for every kind of kernel and term, and for arithmetic a smooth
+function of a product's extents. Rows, columns and depth are those of the matrix product that a
+convolution is, and one function of them serves all kinds: a 3 x 3 convolution of 16 channels is
+priced like a 1 x 1 convolution of 144, which other networks have. Where networks say nothing about
+a kernel, ``h`` is 0 and the physical price stands, so that families of networks that were never
+seen are not at the mercy of what a free function does far from its data.
+
+``depth`` is the extent that is summed over, one element after the other however many cores there
+are: a kernel with few outputs cannot be faster than that (the critical path).
+
+Functions are sums of random Fourier features (Rahimi and Recht, NeurIPS 2007), so that a fit is a
+few steps of Gauss and Newton with one linear system each: seconds on one core for thousands of
+networks. ``exp`` keeps every kernel's price positive, and the parts sum to the whole.
+
+Shape legend: ``G`` networks, ``K`` kernels of all networks, ``R`` rows: a kernel and a term of it
+that is not 0, ``P`` weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+from scipy.sparse import csr_array
+
+from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES, PhysicalTokens
+from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR
+
+TERMS = ("arithmetic", "activations", "weights", "depth", "kernels")
+"""1e9 multiply-accumulates, 1e9 bytes of activations and of weights, 1000 steps
+of the sum that each output is, and 1. Only convolutions and other products tell bytes of weights
+from others; elsewhere one of the two is nearly all."""
+
+CLASSES = ("product", "depthwise", "dense", "other")
+"""Kernels that share the price of a unit."""
+
+_ARITHMETIC, _ACTIVATIONS, _WEIGHTS, _DEPTH, _KERNELS = range(len(TERMS))
+_PRODUCT, _DEPTHWISE, _DENSE, _OTHER = range(len(CLASSES))
+_PLAIN, _WINDOWED, _FOLLOWING = range(3)
+_PLACE = ("rows", "columns", "depth", "channels", "kernel", "stride", "read", "written", "weights")
+_SHARED = ("rows", "columns", "depth")
+_OWN = ("rows", "columns", "channels", "kernel", "stride")
+_MOVED = ("read", "written")
+_DENSE_PLACE = ("columns", "weights")
+_LIMIT = 3.0  # of a correction, as a logarithm
+_WEAK, _STRONG = 1e-4, 0.1  # ridges of the two solutions that a base price is mixed from
+_LEAST = 1e-4  # share of a latency that every term has at least
+_JOINED = ("relu", "clip", "batch_norm", "add")
+_PRODUCTS = CATEGORY_OF_SLOT[SLOT_OF_OPERATOR["conv2d"]]
+_FILLED = ("columns filled at 4", "columns filled at 8", "depth filled at 4", "rows filled at 4")
+
+
+@dataclass(frozen=True)
+class RooflineProcessConfig:
+    """The prior, and how it is fitted.
+
+    Attributes:
+        constant: Prior standard deviation of a kind's constants, as a logarithm; likewise:
+        shared: of the smooth function of all products,
+        fine: of a function of shorter scale beside it,
+        own: of the function of each kind of convolution,
+        moved: of the functions of what other kernels and dense layers move,
+        filled: of the slope in how full vectors and tiles are.
+        scale: Length scale of functions, in natural logarithms of extents.
+        fine_scale: The same of ``fine``.
+        following: Share of its price at which a clamp, a batch normalisation or an addition starts
+            that alone reads what it follows: most compilers make it part of the kernel before.
+        mixed: Share of the strongly regularised solution in the base prices, which keeps every one
+            of them above 0.
+        noise: Relative error of a sum of kernels' prices.
+        features: Random features of each function.
+        steps: Of Gauss and Newton.
+        networks: Training networks at most; more are sampled.
+        seed: Of features and sample.
+    """
+
+    constant: float = 0.4
+    shared: float = 0.5
+    fine: float = 0.1
+    own: float = 0.1
+    moved: float = 0.3
+    filled: float = 0.3
+    scale: float = 4.0
+    fine_scale: float = 1.0
+    following: float = 0.3
+    mixed: float = 0.02
+    noise: float = 0.05
+    features: int = 100
+    steps: int = 5
+    networks: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTable:
+    """Kernels of networks, one network after the other.
+
+    Attributes:
+        graph: int64 [K], the network of each.
+        kind: int64 [K], equal for kernels that share constants and functions.
+        group: int64 [K], of `CLASSES`.
+        place: float64 [K, 9], natural logarithms of extents and amounts, where functions live.
+        filled: float64 [K, 4], how full vectors and tiles are, less 1.
+        amount: float64 [K, len(TERMS)].
+        graphs: ``G``.
+    """
+
+    graph: np.ndarray
+    kind: np.ndarray
+    group: np.ndarray
+    place: np.ndarray
+    filled: np.ndarray
+    amount: np.ndarray
+    graphs: int
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over each network's kernels, float64 [G]."""
+        return np.bincount(self.graph, weights=values, minlength=self.graphs)
+
+
+def kernel_table(networks: Sequence[PhysicalTokens], following: float = 1.0) -> KernelTable:
+    """The kernels of networks.
+
+    Args:
+        networks: Their tokens.
+        following: See `RooflineProcessConfig`.
+    """
+    numbers = np.concatenate([tokens.numbers for tokens in networks]).astype(np.float64)
+    work = np.concatenate([tokens.work for tokens in networks]).astype(np.float64)
+    slot = np.concatenate([tokens.slot for tokens in networks])
+    counts = [len(tokens) for tokens in networks]
+
+    def number(name: str) -> np.ndarray:
+        return numbers[:, FEATURES.index(name)]
+
+    def amount(name: str) -> np.ndarray:
+        return np.rint(np.expm1(4.0 * number(name)))
+
+    rows, columns, depth = (amount(f"product {name}") for name in ("rows", "columns", "depth"))
+    kernel, channels = amount("kernel height"), amount("in channels")
+    read, written, weights = (amount(f"{name} bytes") for name in ("read", "written", "weight"))
+    product, depthwise = rows > 0, number("depthwise") > 0
+    dense = slot == SLOT_OF_OPERATOR["dense"]
+    group = np.where(~product, _OTHER, _PRODUCT)
+    group[product & depthwise], group[product & dense] = _DEPTHWISE, _DENSE
+    follows = _follows(networks, slot)
+    variant = np.where(product & (kernel > 1), _WINDOWED, _PLAIN)
+    variant[follows] = _FOLLOWING
+    kind = (slot * 3 + variant) * 2 + (product & depthwise)
+    convolves = group == _PRODUCT
+    moved = read + written + np.where(convolves, 0.0, weights)
+    zero = np.zeros(len(slot))
+    amounts = [
+        np.where(product, work[:, 0], zero),
+        1e-9 * moved,
+        np.where(convolves, 1e-9 * weights, zero),
+        np.where(product, 1e-3 * depth, zero),
+        work[:, 2],
+    ]
+    place = [
+        rows,
+        np.where(depthwise, channels, columns),
+        depth,
+        channels,
+        kernel,
+        amount("stride height"),
+        read / 4,
+        written / 4,
+        weights / 4,
+    ]
+    return KernelTable(
+        graph=np.repeat(np.arange(len(networks)), counts),
+        kind=kind,
+        group=group,
+        place=np.log(np.maximum(np.stack(place, axis=1), 1.0)),
+        filled=np.stack([number(name) for name in _FILLED], axis=1) - 1.0,
+        amount=np.stack(amounts, axis=1) * np.where(follows, following, 1.0)[:, None],
+        graphs=len(networks),
+    )
+
+
+def _follows(networks: Sequence[PhysicalTokens], slot: np.ndarray) -> np.ndarray:
+    """Whether a kernel alone reads what it follows and is one that compilers then join to it."""
+    first = np.cumsum([0, *(len(tokens) for tokens in networks)])
+    edges = np.concatenate([t.edges + at for t, at in zip(networks, first, strict=False)])
+    alone = np.bincount(edges[:, 0], minlength=len(slot))[edges[:, 0]] == 1
+    reads = np.zeros(len(slot), bool)
+    reads[edges[alone, 1]] = True
+    return reads & np.isin(slot, [SLOT_OF_OPERATOR[name] for name in _JOINED])
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some columns of the linear model that ``h`` is.
+
+    Attributes:
+        rows: int64 [r], rows that it is about.
+        values: float32 [r, p].
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+
+class RooflineProcess:
+    """Latency of networks on one device, kernel by kernel.
+
+    Args:
+        config: The prior.
+
+    Attributes:
+        kinds: Kinds of kernels that the training networks held, int64.
+        base: Price of a unit, ms, float64 [classes, terms].
+        weights: float64 [P].
+    """
+
+    def __init__(self, config: RooflineProcessConfig) -> None:
+        self.config = config
+        self.kinds = np.zeros(0, np.int64)
+        self.base = np.zeros((len(CLASSES), len(TERMS)))
+        self.weights = np.zeros(0)
+        self._directions: dict[str, np.ndarray] = {}
+
+    def fit(self, networks: Sequence[PhysicalTokens], latency_ms: np.ndarray) -> RooflineProcess:
+        """Conditions the prior on measured networks.
+
+        Args:
+            networks: Their tokens.
+            latency_ms: float64 [G], above 0.
+        """
+        rng = np.random.default_rng(self.config.seed)
+        if len(networks) > self.config.networks:
+            chosen = np.sort(rng.permutation(len(networks))[: self.config.networks])
+            networks, latency_ms = [networks[i] for i in chosen], latency_ms[chosen]
+        table = self.table(networks)
+        self.kinds = np.unique(table.kind)
+        self._directions = {
+            name: rng.standard_normal((len(place), self.config.features // 2))
+            for name, place in self._functions().items()
+        }
+        self.base = _base_prices(table, latency_ms, self.config.mixed)
+        kernel, term, price = self._rows(table)
+        blocks = self._blocks(table, kernel, term)
+        self.weights = np.zeros(sum(block.values.shape[1] for block in blocks))
+        ridge = self.config.noise**2 * np.eye(len(self.weights))
+        for step in range(self.config.steps):
+            cost = price * np.exp(self._correction(blocks, len(kernel)))
+            share = cost / latency_ms[table.graph[kernel]]  # of its network's measured latency
+            design = _slopes(blocks, table.graph[kernel], share, table.graphs)
+            total = np.bincount(table.graph[kernel], weights=share, minlength=table.graphs)
+            target = 1.0 - total + design @ self.weights
+            found = np.linalg.solve(design.T @ design + ridge, design.T @ target)
+            self.weights = self.weights + (1.0 if step else 0.7) * (found - self.weights)
+        return self
+
+    def parts(self, table: KernelTable) -> np.ndarray:
+        """Each kernel's share of its network's latency, ms, float64 [K]."""
+        kernel, term, price = self._rows(table)
+        correction = self._correction(self._blocks(table, kernel, term), len(kernel))
+        cost = price * np.exp(correction)
+        return np.bincount(kernel, weights=cost, minlength=len(table.graph))
+
+    def table(self, networks: Sequence[PhysicalTokens]) -> KernelTable:
+        """The kernels of networks as this process prices them."""
+        return kernel_table(networks, self.config.following)
+
+    def predict(self, networks: Sequence[PhysicalTokens]) -> np.ndarray:
+        """Latency of networks, ms, float64 [G]."""
+        table = self.table(networks)
+        return table.sums(self.parts(table))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a fit found, by name."""
+        directions = {f"directions.{name}": value for name, value in self._directions.items()}
+        return {"kinds": self.kinds, "base": self.base, "weights": self.weights, **directions}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> RooflineProcess:
+        """Takes what `state` gave.
+
+        Raises:
+            KeyError: A part is missing.
+            ValueError: The parts do not belong together.
+        """
+        self.kinds, self.base = state["kinds"], state["base"]
+        self._directions = {name: state[f"directions.{name}"] for name in self._functions()}
+        expected = self._count()
+        if state["weights"].shape != (expected,):
+            raise ValueError(f"{state['weights'].shape} weights, not {expected}")
+        self.weights = state["weights"]
+        return self
+
+    def _functions(self) -> dict[str, tuple[str, ...]]:
+        """Smooth functions by name, and where each lives."""
+        found = {"shared": _SHARED, "fine": _SHARED}
+        for kind in self.kinds.tolist():
+            found[f"kind{kind}"] = _place_of(kind)
+        return found
+
+    def _count(self) -> int:
+        """Number of weights ``P``."""
+        features = 2 * (self.config.features // 2)
+        return len(self.kinds) * (len(TERMS) + len(_FILLED) + features) + 2 * features
+
+    def _rows(self, table: KernelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Kernel, term and physical price in ms of every row, each [R]."""
+        price = table.amount * self.base[table.group]
+        kernel, term = np.nonzero(price)
+        return kernel, term, price[kernel, term]
+
+    def _blocks(self, table: KernelTable, kernel: np.ndarray, term: np.ndarray) -> list[_Block]:
+        """Everything that a weight of ``h`` multiplies."""
+        config, every = self.config, np.arange(len(kernel))
+        kind, group = table.kind[kernel], table.group[kernel]
+        blocks = []
+        arithmetic = term == _ARITHMETIC
+        for name, spread, scale in (
+            ("shared", config.shared, config.scale),
+            ("fine", config.fine, config.fine_scale),
+        ):
+            rows = every[arithmetic & (group == _PRODUCT)]
+            blocks.append(_Block(rows, self._function(name, table, kernel[rows], spread, scale)))
+        convolves = np.isin(group, (_PRODUCT, _DEPTHWISE))
+        for value in self.kinds.tolist():
+            mine = kind == value
+            rows = every[mine]
+            constants = config.constant * (term[rows, None] == np.arange(len(TERMS)))
+            blocks.append(_Block(rows, constants.astype(np.float32)))
+            rows = every[mine & arithmetic & convolves]
+            filled = config.filled * table.filled[kernel[rows]]
+            blocks.append(_Block(rows, filled.astype(np.float32)))
+            smooth = np.where(convolves, arithmetic, term == _ACTIVATIONS)
+            rows = every[mine & smooth]
+            product = bool(len(rows)) and bool(convolves[rows[0]])
+            spread = config.own if product else config.moved
+            place = kernel[rows]
+            blocks.append(
+                _Block(rows, self._function(f"kind{value}", table, place, spread, config.scale))
+            )
+        return blocks
+
+    def _function(
+        self, name: str, table: KernelTable, kernels: np.ndarray, spread: float, scale: float
+    ) -> np.ndarray:
+        """Random Fourier features of a function with a squared exponential kernel, float32."""
+        where = [_PLACE.index(part) for part in self._functions()[name]]
+        directions = self._directions[name] / scale
+        angle = (table.place[kernels][:, where] @ directions).astype(np.float32)
+        amplitude = np.float32(spread / np.sqrt(max(1, directions.shape[1])))
+        return amplitude * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+
+    def _correction(self, blocks: Sequence[_Block], rows: int) -> np.ndarray:
+        """``h`` of every row, float64 [R]."""
+        total, at = np.zeros(rows), 0
+        for block in blocks:
+            count = block.values.shape[1]
+            total[block.rows] += block.values @ self.weights[at : at + count]
+            at += count
+        return np.clip(total, -_LIMIT, _LIMIT)
+
+
+def _place_of(kind: int) -> tuple[str, ...]:
+    """Where the function of a kind of kernel lives."""
+    slot = kind // 6
+    if slot == SLOT_OF_OPERATOR["dense"]:
+        return _DENSE_PLACE
+    return _OWN if CATEGORY_OF_SLOT[slot] == _PRODUCTS else _MOVED
+
+
+def _slopes(
+    blocks: Sequence[_Block], graph: np.ndarray, share: np.ndarray, graphs: int
+) -> np.ndarray:
+    """What a network's relative latency gains with each weight, float64 [G, P]."""
+    parts = []
+    for block in blocks:
+        at = np.arange(len(block.rows))
+        sums = csr_array((share[block.rows], (graph[block.rows], at)), shape=(graphs, len(at)))
+        parts.append(sums @ block.values.astype(np.float64))
+    return np.concatenate(parts, axis=1)
+
+
+def _base_prices(table: KernelTable, latency_ms: np.ndarray, mixed: float) -> np.ndarray:
+    """Price of a unit of each term in each class, ms, by least squares of relative errors.
+
+    All are above 0; a class that no training network held pays what the dearest other class does.
+    """
+    columns = np.arange(len(CLASSES) * len(TERMS)).reshape(len(CLASSES), len(TERMS))
+    columns[[_DEPTHWISE, _DENSE], _KERNELS] = columns[_PRODUCT, _KERNELS]  # to start a kernel
+    sums = np.zeros((table.graphs, columns.size))
+    for group in range(len(CLASSES)):
+        mine = np.flatnonzero(table.group == group)
+        for term in range(len(TERMS)):
+            sums[:, columns[group, term]] += np.bincount(
+                table.graph[mine], weights=table.amount[mine, term], minlength=table.graphs
+            )
+    sums /= latency_ms[:, None]
+    size = np.sqrt(np.square(sums).mean(axis=0))
+    known = np.flatnonzero(size > 0)
+    scaled = sums[:, known] / size[known]
+    found = _LEAST * scaled.mean(axis=0)  # of the price at which this term alone is the latency
+    for ridge, share in ((_WEAK, 1.0 - mixed), (_STRONG, mixed)):
+        normal = scaled.T @ scaled + ridge * table.graphs * np.eye(len(known))
+        lower = np.linalg.cholesky(normal)
+        solution, _ = nnls(lower.T, np.linalg.solve(lower, scaled.sum(axis=0)))
+        found = found + share * solution
+    prices = np.full(columns.size, np.nan)
+    prices[known] = found / size[known]
+    prices = prices[columns]
+    dearest = np.nanmax(np.vstack([prices, np.zeros(len(TERMS))]), axis=0)
+    return np.where(np.isnan(prices), dearest, prices)

@@ -1,0 +1,174 @@
+"""The roofline process: its table of kernels, its formula kernel by kernel, what it learns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.graphs import GraphBuilder, labelled_graphs, made_up_latency, resnet_graph
+from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.models.roofline_process import (
+    CLASSES,
+    TERMS,
+    RooflineProcess,
+    RooflineProcessConfig,
+    kernel_table,
+)
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.metrics import evaluate
+from tvm_costmodel.training.process import RooflineProcessRegressor
+
+SMALL = RooflineProcessConfig(features=8)
+
+
+def tokens(*graphs: OpGraph) -> list[PhysicalTokens]:
+    return [PhysicalTokenizer().encode(graph) for graph in graphs]
+
+
+def wide_convolution() -> OpGraph:
+    """3 x 3, 16 to 32 channels at 8 x 8; its result is clamped, and added to the clamp."""
+    b = GraphBuilder(1, 16, 8, 8)
+    y = b.conv(0, 32, 3)
+    z = b.sum(b.relu(y), y)
+    return b.graph(b.relu(z))
+
+
+def fitted(config: RooflineProcessConfig = SMALL) -> tuple[RooflineProcess, list[OpGraph]]:
+    graphs, latency_s = labelled_graphs(40)
+    process = RooflineProcess(config)
+    return process.fit(tokens(*graphs), latency_s * 1e3), graphs
+
+
+def test_table_holds_what_kernels_compute_move_and_wait_for() -> None:
+    table = kernel_table(tokens(wide_convolution()), following=0.25)
+    convolution, first, add, last = range(4)
+    outputs, depth = 32 * 8 * 8, 16 * 3 * 3
+    bytes_in, bytes_out, weights = 4 * 16 * 64, 4 * outputs, 4 * 32 * depth
+    expected = {
+        "arithmetic": outputs * depth / 1e9,
+        "activations": (bytes_in + bytes_out) / 1e9,
+        "weights": weights / 1e9,
+        "depth": depth / 1e3,
+        "kernels": 1.0,
+    }
+    np.testing.assert_allclose(table.amount[convolution], [expected[t] for t in TERMS], rtol=1e-5)
+    assert CLASSES[table.group[convolution]] == "product"
+    assert [CLASSES[group] for group in table.group[1:]] == ["other"] * 3
+    # the first clamp shares what it reads with the addition, the last one follows it alone
+    move = TERMS.index("activations")
+    assert table.amount[first, move] == pytest.approx(2 * bytes_out / 1e9, rel=1e-5)
+    assert table.amount[last, move] == pytest.approx(0.25 * 2 * bytes_out / 1e9, rel=1e-5)
+    assert table.kind[first] != table.kind[last]
+    assert table.amount[add, TERMS.index("depth")] == 0.0
+    np.testing.assert_allclose(table.place[convolution, :3], np.log([64, 32, depth]))
+
+
+def test_latency_is_the_formula_kernel_by_kernel() -> None:
+    """Prices of a convolution with every feature and weight spelled out."""
+    process, _ = fitted()
+    config, state = process.config, process.state()
+    graph = wide_convolution()
+    table = kernel_table(tokens(graph), config.following)
+    kind, weights = int(table.kind[0]), state["weights"].tolist()
+    kinds = state["kinds"].tolist()
+    assert kind in kinds
+
+    def function(name: str, place: list[float], spread: float, scale: float) -> list[float]:
+        directions = state[f"directions.{name}"] / scale
+        angles = [float(np.dot(place, direction)) for direction in directions.T]
+        amplitude = spread / math.sqrt(len(angles))
+        return [amplitude * math.cos(a) for a in angles] + [amplitude * math.sin(a) for a in angles]
+
+    place = table.place[0].tolist()
+    product = function("shared", place[:3], config.shared, config.scale)
+    product += function("fine", place[:3], config.fine, config.fine_scale)
+    own = [place[0], place[1], place[3], place[4], place[5]]
+    own_features = function(f"kind{kind}", own, config.own, config.scale)
+    each = len(TERMS) + 4 + len(own_features)
+    at = len(product) + kinds.index(kind) * each
+    latency = 0.0
+    for term, name in enumerate(TERMS):
+        h = config.constant * weights[at + term]
+        if name == "arithmetic":
+            h += sum(a * b for a, b in zip(product, weights, strict=False))
+            filled = [config.filled * value for value in table.filled[0]]
+            rest = [*filled, *own_features]
+            h += sum(a * b for a, b in zip(rest, weights[at + len(TERMS) :], strict=False))
+        latency += table.amount[0, term] * state["base"][0, term] * math.exp(h)
+    assert process.parts(table)[0] == pytest.approx(latency, rel=1e-4)
+
+
+def test_parts_are_positive_and_sum_to_the_latency() -> None:
+    process, graphs = fitted()
+    table = process.table(tokens(*graphs))
+    parts = process.parts(table)
+    assert parts.min() > 0
+    np.testing.assert_allclose(table.sums(parts), process.predict(tokens(*graphs)))
+
+
+def test_learns_a_machine_and_keeps_to_it_on_networks_unlike_any_it_saw() -> None:
+    graphs, latency_s = labelled_graphs(300)
+    process = RooflineProcess(RooflineProcessConfig())
+    process.fit(tokens(*graphs[:250]), latency_s[:250] * 1e3)
+    known = evaluate(process.predict(tokens(*graphs[250:])), latency_s[250:] * 1e3)
+    assert known.mape < 2.0  # per cent
+    # bottlenecks, normalisation and pooling; several times slower than any training network
+    networks = [resnet_graph(layers) for layers in ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))]
+    measured = 1e3 * np.array([made_up_latency(graph) for graph in networks])
+    ratio = process.predict(tokens(*networks)) / measured
+    assert np.all((ratio > 0.7) & (ratio < 1.3))
+    assert measured.min() > 4e3 * latency_s.max()
+
+
+def test_a_kernel_that_no_training_network_held_has_a_price() -> None:
+    b = GraphBuilder(1, 3, 16, 16)
+    only_products = b.graph(b.conv(0, 8))
+    process = RooflineProcess(SMALL).fit(tokens(only_products), np.array([0.5]))
+    c = GraphBuilder(1, 3, 16, 16)
+    pooled = c.graph(c.add("softmax", [0], (1, 3, 16, 16), axis=1))
+    assert 0 < process.predict(tokens(pooled))[0] < 10.0
+    assert process.base.min() >= 0 and process.base[:, TERMS.index("activations")].min() > 0
+
+
+def test_state_makes_an_equal_process_and_refuses_another() -> None:
+    process, graphs = fitted()
+    state = process.state()
+    equal = RooflineProcess(SMALL).load_state(state)
+    np.testing.assert_array_equal(equal.predict(tokens(*graphs)), process.predict(tokens(*graphs)))
+    with pytest.raises(ValueError, match=r"\(3,\) weights, not"):
+        RooflineProcess(SMALL).load_state({**state, "weights": np.zeros(3)})
+    del state["directions.shared"]
+    with pytest.raises(KeyError, match="directions.shared"):
+        RooflineProcess(SMALL).load_state(state)
+
+
+def test_more_networks_than_wanted_are_sampled() -> None:
+    graphs, latency_s = labelled_graphs(40)
+    few = RooflineProcess(RooflineProcessConfig(features=8, networks=10))
+    every = RooflineProcess(SMALL)
+    found = [p.fit(tokens(*graphs), latency_s * 1e3).predict(tokens(*graphs)) for p in (few, every)]
+    assert not np.allclose(found[0], found[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"members": 0}, {"noise": 0.0}, {"noise": math.nan}, {"features": 1}]
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="members .* noise .* above 0"):
+        RooflineProcessRegressor(**settings)  # type: ignore[arg-type]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path) -> None:
+    graphs, latency_s = labelled_graphs(24)
+    folder = (
+        RooflineProcessRegressor(members=1, features=8)
+        .fit(graphs, latency_s)
+        .save(tmp_path / "process")
+    )
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match=r"damaged|train it again|does not match"):
+        RooflineProcessRegressor.load(folder)

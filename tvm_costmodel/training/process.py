@@ -1,0 +1,124 @@
+"""The roofline process as a regressor: a few members that answer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_arrays
+
+from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.files import write_atomically
+from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.roofline_answers import RooflineAnswers
+
+WEIGHTS = "model.safetensors"
+
+
+class RooflineProcessRegressor(RooflineAnswers):
+    """Physical prices of kernels, corrected by Gaussian processes; needs no torch.
+
+    Args:
+        seed: Of the first member's features and sample; the others have the next ones.
+        members: Processes whose logarithms are averaged.
+        noise: Relative error of a sum of kernels' prices, above 0.
+        features: Random features of each function, at least 2.
+        networks: Training networks that each member takes at most.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    name = "roofline_process"
+
+    def __init__(
+        self,
+        seed: int = 0,
+        members: int = 3,
+        noise: float = RooflineProcessConfig.noise,
+        features: int = RooflineProcessConfig.features,
+        networks: int = RooflineProcessConfig.networks,
+    ) -> None:
+        super().__init__()
+        if members < 1 or features < 2 or networks < 1 or not noise > 0:
+            raise ConfigError(
+                f"members {members} and networks {networks} must be at least 1, features "
+                f"{features} at least 2 and noise {noise} above 0"
+            )
+        self.seed = seed
+        self.tokenizer = PhysicalTokenizer()
+        config = RooflineProcessConfig(noise=noise, features=features, networks=networks)
+        self.processes = [
+            RooflineProcess(replace(config, seed=seed + member)) for member in range(members)
+        ]
+        self._fitted = False
+
+    def _fit(
+        self,
+        graphs: Sequence[OpGraph],
+        latency_s: np.ndarray,
+        held: Sequence[OpGraph],
+        held_latency_s: np.ndarray,
+    ) -> None:
+        tokens = [self.tokenizer.encode(graph) for graph in graphs]
+        for process in self.processes:
+            process.fit(tokens, latency_s * 1e3)
+        self._fitted = True
+
+    def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
+        tokens = [self.tokenizer.encode(graph) for graph in graphs]
+        return np.array([process.predict(tokens) for process in self.processes])
+
+    def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
+        return np.array([process.parts(process.table([tokens])) for process in self.processes])
+
+    def _is_fitted(self) -> bool:
+        return self._fitted
+
+    def _describe(self) -> Mapping[str, Any]:
+        return {
+            "tokenizer": self.tokenizer.describe(),
+            "process": asdict(self.processes[0].config),
+            "members": len(self.processes),
+        }
+
+    def _write(self, folder: Path) -> None:
+        arrays = {
+            f"{m}.{name}": np.ascontiguousarray(value)
+            for m, process in enumerate(self.processes)
+            for name, value in process.state().items()
+        }
+        write_atomically(folder / WEIGHTS, save_arrays(arrays))
+
+    @classmethod
+    def _read(cls, folder: Path, description: Mapping[str, Any]) -> RooflineProcessRegressor:
+        PhysicalTokenizer.from_description(description["tokenizer"])
+        config = RooflineProcessConfig(**description["process"])
+        regressor = cls(config.seed, int(description["members"]))
+        regressor.processes = [
+            RooflineProcess(replace(config, seed=config.seed + m))
+            for m in range(len(regressor.processes))
+        ]
+        try:
+            arrays = load_file(folder / WEIGHTS)
+            for m, process in enumerate(regressor.processes):
+                mine = {
+                    name.split(".", 1)[1]: value
+                    for name, value in arrays.items()
+                    if name.startswith(f"{m}.")
+                }
+                process.load_state(mine)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} is damaged or of another shape "
+                f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
+            ) from error
+        regressor._fitted = True
+        return regressor
