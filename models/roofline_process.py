@@ -301,7 +301,7 @@ class RooflineProcess:
 
     def _functions(self) -> dict[str, tuple[str, ...]]:
         """Smooth functions by name, and where each lives."""
-        found = {"shared": _SHARED, "fine": _SHARED}
+        found: dict[str, tuple[str, ...]] = {"shared": _SHARED, "fine": _SHARED}
         for kind in self.kinds.tolist():
             found[f"kind{kind}"] = _place_of(kind)
         return found
