@@ -37,9 +37,9 @@ from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES, Physica
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR
 
 TERMS = ("arithmetic", "activations", "weights", "depth", "kernels")
-"""1e9 multiply-accumulates, 1e9 bytes of activations and of weights, 1000 steps
-of the sum that each output is, and 1. Only convolutions and other products tell bytes of weights
-from others; elsewhere one of the two is nearly all."""
+"""1e9 multiply-accumulates, 1e9 bytes of activations and of weights, 1000 steps of the sum that
+each output is, and 1. Products alone tell bytes of weights from others; in dense layers and the
+rest all bytes count as activations, since one of the two is nearly all."""
 
 CLASSES = ("product", "depthwise", "dense", "other")
 """Kernels that share the price of a unit."""
@@ -47,6 +47,7 @@ CLASSES = ("product", "depthwise", "dense", "other")
 _ARITHMETIC, _ACTIVATIONS, _WEIGHTS, _DEPTH, _KERNELS = range(len(TERMS))
 _PRODUCT, _DEPTHWISE, _DENSE, _OTHER = range(len(CLASSES))
 _PLAIN, _WINDOWED, _FOLLOWING = range(3)
+_VARIANTS = 6  # of an operator, a kind of kernel each: the three above, each channel alone or not
 _PLACE = ("rows", "columns", "depth", "channels", "kernel", "stride", "read", "written", "weights")
 _SHARED = ("rows", "columns", "depth")
 _OWN = ("rows", "columns", "channels", "kernel", "stride")
@@ -75,8 +76,8 @@ class RooflineProcessConfig:
         fine_scale: The same of ``fine``.
         following: Share of its price at which a clamp, a batch normalisation or an addition starts
             that alone reads what it follows: most compilers make it part of the kernel before.
-        mixed: Share of the strongly regularised solution in the base prices, which keeps every one
-            of them above 0.
+        mixed: Share of the strongly regularised solution in the base prices, which spreads a price
+            over terms that occur together.
         noise: Relative error of a sum of kernels' prices.
         features: Random features of each function.
         steps: Of Gauss and Newton.
@@ -156,7 +157,6 @@ def kernel_table(networks: Sequence[PhysicalTokens], following: float = 1.0) -> 
     follows = _follows(networks, slot)
     variant = np.where(product & (kernel > 1), _WINDOWED, _PLAIN)
     variant[follows] = _FOLLOWING
-    kind = (slot * 3 + variant) * 2 + (product & depthwise)
     convolves = group == _PRODUCT
     moved = read + written + np.where(convolves, 0.0, weights)
     zero = np.zeros(len(slot))
@@ -180,7 +180,7 @@ def kernel_table(networks: Sequence[PhysicalTokens], following: float = 1.0) -> 
     ]
     return KernelTable(
         graph=np.repeat(np.arange(len(networks)), counts),
-        kind=kind,
+        kind=slot * _VARIANTS + 2 * variant + (group == _DEPTHWISE),
         group=group,
         place=np.log(np.maximum(np.stack(place, axis=1), 1.0)),
         filled=np.stack([number(name) for name in _FILLED], axis=1) - 1.0,
@@ -237,7 +237,17 @@ class RooflineProcess:
         Args:
             networks: Their tokens.
             latency_ms: float64 [G], above 0.
+
+        Raises:
+            ValueError: A latency is not positive and finite, or their number is another.
         """
+        if latency_ms.shape != (len(networks),) or not np.all(
+            np.isfinite(latency_ms) & (latency_ms > 0)
+        ):
+            raise ValueError(
+                f"{len(networks)} networks need as many positive finite latencies, got "
+                f"{latency_ms.size}, of which {int(np.sum(latency_ms > 0))} are positive"
+            )
         rng = np.random.default_rng(self.config.seed)
         if len(networks) > self.config.networks:
             chosen = np.sort(rng.permutation(len(networks))[: self.config.networks])
@@ -369,8 +379,8 @@ class RooflineProcess:
 
 
 def _place_of(kind: int) -> tuple[str, ...]:
-    """Where the function of a kind of kernel lives."""
-    slot = kind // 6
+    """Where the smooth function of a kind of kernel lives."""
+    slot = kind // _VARIANTS
     if slot == SLOT_OF_OPERATOR["dense"]:
         return _DENSE_PLACE
     return _OWN if CATEGORY_OF_SLOT[slot] == _PRODUCTS else _MOVED

@@ -153,6 +153,13 @@ def test_more_networks_than_wanted_are_sampled() -> None:
     assert not np.allclose(found[0], found[1], rtol=1e-3)
 
 
+@pytest.mark.parametrize("label", [math.nan, math.inf, 0.0, -1.0])
+def test_latencies_that_are_none_are_refused(label: float) -> None:
+    graphs, latency_s = labelled_graphs(3)
+    with pytest.raises(ValueError, match="3 networks need as many positive finite latencies"):
+        RooflineProcess(SMALL).fit(tokens(*graphs), np.array([*latency_s[:2], label]))
+
+
 @pytest.mark.parametrize(
     "settings", [{"members": 0}, {"noise": 0.0}, {"noise": math.nan}, {"features": 1}]
 )
