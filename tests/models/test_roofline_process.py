@@ -161,10 +161,18 @@ def test_latencies_that_are_none_are_refused(label: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"members": 0}, {"noise": 0.0}, {"noise": math.nan}, {"features": 1}]
+    "settings",
+    [
+        {"members": 0},
+        {"networks": 1.5},
+        {"noise": 0.0},
+        {"noise": math.nan},
+        {"noise": 1.0},
+        {"features": 1},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="members .* noise .* above 0"):
+    with pytest.raises(ConfigError, match="members .* noise .* between 0 and 1"):
         RooflineProcessRegressor(**settings)  # type: ignore[arg-type]
 
 

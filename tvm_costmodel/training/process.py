@@ -28,7 +28,7 @@ class RooflineProcessRegressor(RooflineAnswers):
     Args:
         seed: Of the first member's features and sample; the others have the next ones.
         members: Processes whose logarithms are averaged.
-        noise: Relative error of a sum of kernels' prices, above 0.
+        noise: Relative error of a sum of kernels' prices, between 0 and 1.
         features: Random features of each function, at least 2.
         networks: Training networks that each member takes at most.
 
@@ -47,10 +47,11 @@ class RooflineProcessRegressor(RooflineAnswers):
         networks: int = RooflineProcessConfig.networks,
     ) -> None:
         super().__init__()
-        if members < 1 or features < 2 or networks < 1 or not noise > 0:
+        counts = ((members, 1), (networks, 1), (features, 2))
+        if any(not isinstance(n, int) or n < least for n, least in counts) or not 0 < noise < 1:
             raise ConfigError(
-                f"members {members} and networks {networks} must be at least 1, features "
-                f"{features} at least 2 and noise {noise} above 0"
+                f"members {members} and networks {networks} must be whole numbers of at least 1, "
+                f"features {features} one of at least 2, and noise {noise} between 0 and 1"
             )
         self.seed = seed
         self.tokenizer = PhysicalTokenizer()
