@@ -14,8 +14,9 @@ tables, for predictors and kinds of split that this run leaves out.
 
 Predictors are roofline_former, roofline_process, xgboost, flops, and the published networks of
 `nnmeter_networks`: nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a
-network's recipe (`TrainingConfig`), or of the roofline former's recipe (`ReplicaConfig`) or shape
-(`RooflineFormerConfig`), value in JSON. What each part of that is worth: `nnmeter_ablation`.
+network's recipe (`TrainingConfig`), of the roofline former's recipe (`ReplicaConfig`) or shape
+(`RooflineFormerConfig`), or of the roofline process (`RooflineProcessConfig`), value in JSON. What
+each part of the roofline former is worth: `nnmeter_ablation`.
 """
 
 from __future__ import annotations
@@ -178,16 +179,18 @@ def run_tables(job: tuple[Path, str, int, Split]) -> np.ndarray:
     return answers
 
 
-def run_process(job: tuple[Path, str, int, Split]) -> np.ndarray:
+def run_process(job: tuple[Path, int, Split, dict[str, Any]]) -> np.ndarray:
     """The roofline process of each device on one split: ms of the test networks."""
     from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
 
-    encoded, (_, _, seed, split) = _encoded(job[0]), job
+    encoded, (_, seed, split, settings) = _encoded(job[0]), job
+    known = [field.name for field in fields(RooflineProcessConfig)]
+    require_known(settings, known, "the roofline process does not take these settings")
     tokens = encoded.tokens()
     answers = np.full((len(split.test), encoded.latency_ms.shape[1]), np.nan)
     for device, latency_ms in enumerate(encoded.latency_ms.T):
         train = split.train[np.isfinite(latency_ms[split.train])]
-        process = RooflineProcess(RooflineProcessConfig(seed=seed))
+        process = RooflineProcess(RooflineProcessConfig(**{"seed": seed, **settings}))
         process.fit([tokens[i] for i in train], latency_ms[train])
         for at in range(0, len(split.test), _CHUNK):
             rows = slice(at, at + _CHUNK)
@@ -327,8 +330,12 @@ def run_all(
                     task = (args.cache, splits, seed, settings, args.torch_device)
                     waiting.append((name, seed, pool.submit(_roofline_job, task).result))
                 else:
-                    work = run_process if name == "roofline_process" else run_tables
-                    jobs = [pool.submit(work, (args.cache, name, seed, s)) for s in splits]
+                    jobs = [
+                        pool.submit(run_process, (args.cache, seed, split, settings))
+                        if name == "roofline_process"
+                        else pool.submit(run_tables, (args.cache, name, seed, split))
+                        for split in splits
+                    ]
                     waiting.append((name, seed, partial(_results, jobs)))
         for name, seed, answers in waiting:
             yield name, seed, answers()

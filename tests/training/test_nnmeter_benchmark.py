@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks import nnmeter_ablation
-from benchmarks.nnmeter import Encoded, _plain_tokens
+from benchmarks.nnmeter import Encoded, _plain_tokens, run_process
 from benchmarks.nnmeter_networks import NETWORKS, run_networks, token_arrays
 from benchmarks.nnmeter_tables import label_noise, tables
 from tests.graphs import labelled_graphs
@@ -49,16 +51,14 @@ def test_a_network_answers_for_every_device_of_every_split() -> None:
         run_networks(ARRAYS, "nnlp", splits, {"epoch": 2}, "cpu")
 
 
-def test_an_ablation_changes_what_it_says_and_tells_known_families_from_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(nnmeter_ablation, "RECIPE", {"epochs": 2, "batch_size": 4})
+def encoded_graphs() -> Encoded:
+    """What is kept of the graphs for predictors that read physical tokens."""
     tokens = [PhysicalTokenizer().encode(graph) for graph in GRAPHS]
     joined = {
         name: np.concatenate([getattr(t, name) for t in tokens])
         for name in ("slot", "numbers", "work", "anchor", "edges")
     }
-    encoded = Encoded(
+    return Encoded(
         {
             **joined,
             "latency_ms": ARRAYS["latency_ms"],
@@ -67,6 +67,29 @@ def test_an_ablation_changes_what_it_says_and_tells_known_families_from_others(
             "edge_ptr": np.cumsum([0, *(len(t.edges) for t in tokens)]),
         }
     )
+
+
+def test_a_process_answers_for_every_device_from_the_networks_that_it_measured(
+    tmp_path: Path,
+) -> None:
+    cache, at = tmp_path / "encoded.npz", np.arange(12)
+    np.savez(cache, **encoded_graphs().arrays)
+    split = Split("a", at[:8], at[8:10], at[10:])  # the other device did not measure network 2
+    found = run_process((cache, 0, split, {"features": 8}))
+    assert found.shape == (2, 2) and (found > 0).all()
+    ratio = found[:, 0] / found[:, 1]
+    assert (ratio > 500).all() and (ratio < 2000).all()  # labels are 1000 times apart
+    plain = run_process((cache, 0, split, {"steps": 0}))
+    assert not np.allclose(plain, found, rtol=1e-3)
+    with pytest.raises(ConfigError, match="did you mean 'noise'"):
+        run_process((cache, 0, split, {"noises": 2}))
+
+
+def test_an_ablation_changes_what_it_says_and_tells_known_families_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nnmeter_ablation, "RECIPE", {"epochs": 2, "batch_size": 4})
+    encoded = encoded_graphs()
     at = np.arange(12)
     splits = [Split("vggs", at[:8], at[8:10], at[10:]), Split("resnets", at[4:], at[:2], at[2:4])]
     rows = [
