@@ -31,6 +31,7 @@ REGISTERED = [
     "nn_former",
     "nar_former",
     "roofline_former",
+    "roofline_process",
     "nar_former_v2_decided",
     "xgboost_decided",
     "flops_decided",
