@@ -49,8 +49,8 @@ from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split
 
 SPLITS = ("random", "leave-one-family-out")
-PREDICTORS = ("roofline_former", "roofline_process", "xgboost", "flops")
 OURS = ("roofline_former", "roofline_process")
+PREDICTORS = (*OURS, "xgboost", "flops")
 NETWORKS = ("nnlp", "nar_former_v2", "nn_former", "nar_former")
 """What `nnmeter_networks` trains, named here because that needs torch."""
 _CHUNK = 150

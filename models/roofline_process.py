@@ -128,6 +128,10 @@ class KernelTable:
         """Sum over each network's kernels, float64 [G]."""
         return np.bincount(self.graph, weights=values, minlength=self.graphs)
 
+    def extents(self, kernels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Named parts of the kernels' places, float64 [kernels, names]."""
+        return self.place[kernels][:, [_PLACE.index(name) for name in names]]
+
 
 def kernel_table(networks: Sequence[PhysicalTokens], following: float = 1.0) -> KernelTable:
     """The kernels of networks.
@@ -329,7 +333,7 @@ class RooflineProcess:
 
     def _blocks(self, table: KernelTable, kernel: np.ndarray, term: np.ndarray) -> list[_Block]:
         """Everything that a weight of ``h`` multiplies."""
-        config, every = self.config, np.arange(len(kernel))
+        config, every, places = self.config, np.arange(len(kernel)), self._functions()
         kind, group = table.kind[kernel], table.group[kernel]
         blocks = []
         arithmetic = term == _ARITHMETIC
@@ -338,7 +342,8 @@ class RooflineProcess:
             ("fine", config.fine, config.fine_scale),
         ):
             rows = every[arithmetic & (group == _PRODUCT)]
-            blocks.append(_Block(rows, self._function(name, table, kernel[rows], spread, scale)))
+            place = table.extents(kernel[rows], places[name])
+            blocks.append(_Block(rows, self._function(name, place, spread, scale)))
         convolves = np.isin(group, (_PRODUCT, _DEPTHWISE))
         for value in self.kinds.tolist():
             mine = kind == value
@@ -352,19 +357,15 @@ class RooflineProcess:
             rows = every[mine & smooth]
             product = bool(len(rows)) and bool(convolves[rows[0]])
             spread = config.own if product else config.moved
-            place = kernel[rows]
-            blocks.append(
-                _Block(rows, self._function(f"kind{value}", table, place, spread, config.scale))
-            )
+            name = f"kind{value}"
+            place = table.extents(kernel[rows], places[name])
+            blocks.append(_Block(rows, self._function(name, place, spread, config.scale)))
         return blocks
 
-    def _function(
-        self, name: str, table: KernelTable, kernels: np.ndarray, spread: float, scale: float
-    ) -> np.ndarray:
+    def _function(self, name: str, place: np.ndarray, spread: float, scale: float) -> np.ndarray:
         """Random Fourier features of a function with a squared exponential kernel, float32."""
-        where = [_PLACE.index(part) for part in self._functions()[name]]
         directions = self._directions[name] / scale
-        angle = (table.place[kernels][:, where] @ directions).astype(np.float32)
+        angle = (place @ directions).astype(np.float32)
         amplitude = np.float32(spread / np.sqrt(max(1, directions.shape[1])))
         return amplitude * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 

@@ -17,7 +17,7 @@ from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
-from tvm_costmodel.training.roofline_answers import RooflineAnswers
+from tvm_costmodel.training.roofline_answers import RooflineAnswers, join_members, member_state
 
 WEIGHTS = "model.safetensors"
 
@@ -56,10 +56,7 @@ class RooflineProcessRegressor(RooflineAnswers):
         self.seed = seed
         self.tokenizer = PhysicalTokenizer()
         config = RooflineProcessConfig(noise=noise, features=features, networks=networks)
-        self.processes = [
-            RooflineProcess(replace(config, seed=seed + member)) for member in range(members)
-        ]
-        self._fitted = False
+        self.processes = _members_of(config, seed, members)
 
     def _fit(
         self,
@@ -71,7 +68,6 @@ class RooflineProcessRegressor(RooflineAnswers):
         tokens = [self.tokenizer.encode(graph) for graph in graphs]
         for process in self.processes:
             process.fit(tokens, latency_s * 1e3)
-        self._fitted = True
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         tokens = [self.tokenizer.encode(graph) for graph in graphs]
@@ -81,7 +77,7 @@ class RooflineProcessRegressor(RooflineAnswers):
         return np.array([process.parts(process.table([tokens])) for process in self.processes])
 
     def _is_fitted(self) -> bool:
-        return self._fitted
+        return bool(self.processes[0].weights.size)
 
     def _describe(self) -> Mapping[str, Any]:
         return {
@@ -91,35 +87,28 @@ class RooflineProcessRegressor(RooflineAnswers):
         }
 
     def _write(self, folder: Path) -> None:
-        arrays = {
-            f"{m}.{name}": np.ascontiguousarray(value)
-            for m, process in enumerate(self.processes)
-            for name, value in process.state().items()
-        }
-        write_atomically(folder / WEIGHTS, save_arrays(arrays))
+        arrays = join_members(process.state() for process in self.processes)
+        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        write_atomically(folder / WEIGHTS, save_arrays(contiguous))
 
     @classmethod
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> RooflineProcessRegressor:
         PhysicalTokenizer.from_description(description["tokenizer"])
         config = RooflineProcessConfig(**description["process"])
         regressor = cls(config.seed, int(description["members"]))
-        regressor.processes = [
-            RooflineProcess(replace(config, seed=config.seed + m))
-            for m in range(len(regressor.processes))
-        ]
+        regressor.processes = _members_of(config, config.seed, len(regressor.processes))
         try:
             arrays = load_file(folder / WEIGHTS)
             for m, process in enumerate(regressor.processes):
-                mine = {
-                    name.split(".", 1)[1]: value
-                    for name, value in arrays.items()
-                    if name.startswith(f"{m}.")
-                }
-                process.load_state(mine)
+                process.load_state(member_state(arrays, m))
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder / WEIGHTS} is damaged or of another shape "
                 f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
             ) from error
-        regressor._fitted = True
         return regressor
+
+
+def _members_of(config: RooflineProcessConfig, seed: int, members: int) -> list[RooflineProcess]:
+    """Processes that differ in their seed."""
+    return [RooflineProcess(replace(config, seed=seed + member)) for member in range(members)]

@@ -25,7 +25,7 @@ from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
-from tvm_costmodel.training.roofline_answers import RooflineAnswers
+from tvm_costmodel.training.roofline_answers import RooflineAnswers, join_members, member_state
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -164,12 +164,9 @@ class RooflineFormerRegressor(RooflineAnswers):
         }
 
     def _write(self, folder: Path) -> None:
-        weights = {
-            f"{m}.{name}": value.contiguous()
-            for m, network in enumerate(self.networks)
-            for name, value in network.state_dict().items()
-        }
-        write_atomically(folder / WEIGHTS, save_tensors(weights))
+        weights = join_members(network.state_dict() for network in self.networks)
+        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        write_atomically(folder / WEIGHTS, save_tensors(contiguous))
 
     @classmethod
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
@@ -180,12 +177,7 @@ class RooflineFormerRegressor(RooflineAnswers):
         try:
             weights = load_file(folder / WEIGHTS)
             for m, network in enumerate(networks):
-                mine = {
-                    name.split(".", 1)[1]: value
-                    for name, value in weights.items()
-                    if name.startswith(f"{m}.")
-                }
-                network.load_state_dict(mine)
+                network.load_state_dict(member_state(weights, m))
                 network.eval()
         except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,19 @@ from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.regressor import Regressor
 
 _CHUNK = 256  # graphs per run
+
+State = TypeVar("State")
+
+
+def join_members(states: Iterable[Mapping[str, State]]) -> dict[str, State]:
+    """The states of several members as one, each name with the member's number before it."""
+    return {f"{m}.{name}": value for m, state in enumerate(states) for name, value in state.items()}
+
+
+def member_state(joined: Mapping[str, State], member: int) -> dict[str, State]:
+    """One member's part of what `join_members` gave."""
+    mark = f"{member}."
+    return {name[len(mark) :]: value for name, value in joined.items() if name.startswith(mark)}
 
 
 class RooflineAnswers(Regressor):
