@@ -12,12 +12,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
 
-from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
-from tvm_costmodel.training.roofline_answers import RooflineAnswers, join_members, member_state
+from tvm_costmodel.training.roofline_answers import (
+    RooflineAnswers,
+    damaged,
+    join_members,
+    member_state,
+)
 
 WEIGHTS = "model.safetensors"
 
@@ -102,10 +107,7 @@ class RooflineProcessRegressor(RooflineAnswers):
             for m, process in enumerate(regressor.processes):
                 process.load_state(member_state(arrays, m))
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS} is damaged or of another shape "
-                f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
-            ) from error
+            raise damaged(folder / WEIGHTS, error) from error
         return regressor
 
 

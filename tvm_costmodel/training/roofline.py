@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
@@ -25,7 +25,12 @@ from tvm_costmodel.training.graph_set import GraphSet
 from tvm_costmodel.training.kernel_prices import Place
 from tvm_costmodel.training.kernel_targets import KernelTargets, kernel_targets
 from tvm_costmodel.training.replicas import ReplicaConfig, ReplicaTrainer
-from tvm_costmodel.training.roofline_answers import RooflineAnswers, join_members, member_state
+from tvm_costmodel.training.roofline_answers import (
+    RooflineAnswers,
+    damaged,
+    join_members,
+    member_state,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -180,10 +185,7 @@ class RooflineFormerRegressor(RooflineAnswers):
                 network.load_state_dict(member_state(weights, m))
                 network.eval()
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS} is damaged or of another shape "
-                f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
-            ) from error
+            raise damaged(folder / WEIGHTS, error) from error
         regressor.networks = networks
         return regressor
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.tokenizer.kernels import KernelTokenizer
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
@@ -27,6 +29,14 @@ def member_state(joined: Mapping[str, State], member: int) -> dict[str, State]:
     """One member's part of what `join_members` gave."""
     mark = f"{member}."
     return {name[len(mark) :]: value for name, value in joined.items() if name.startswith(mark)}
+
+
+def damaged(weights: Path, error: Exception) -> CheckpointError:
+    """What to say of a file of weights that cannot be read."""
+    return CheckpointError(
+        f"{weights} is damaged or of another shape ({str(error).splitlines()[0]}): "
+        "train it again with `tvm-costmodel train`"
+    )
 
 
 class RooflineAnswers(Regressor):
