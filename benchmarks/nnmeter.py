@@ -9,8 +9,9 @@ epoch), tested on all of the eleventh. The roofline process, XGBoost and the pow
 device at a time, every network all devices at once. Encoded graphs are kept in ``--cache`` so that
 a second run starts at once. Prints the tables and writes them to ``results/nnmeter.<machine>.md``,
 every run's figures to ``.json``, and the splits, as lists of hashes, to
-``results/nnmeter.splits.json.xz``. ``--also`` takes rows of earlier runs (their ``.json``) into the
-tables, for predictors and kinds of split that this run leaves out.
+``results/nnmeter.splits.json.xz``; ``--stem`` names them otherwise. ``--also`` takes rows of
+earlier runs (their ``.json``) into the tables, for predictors and kinds of split that this run
+leaves out.
 
 Predictors are roofline_former, roofline_process, xgboost, flops, and the published networks of
 `nnmeter_networks`: nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a
@@ -268,7 +269,7 @@ def ensemble(answers: Sequence[np.ndarray]) -> np.ndarray:
     return np.exp(np.mean(np.log(np.array(answers)), axis=0))
 
 
-def write_splits(encoded: Encoded, by_seed: BySeed) -> None:
+def write_splits(encoded: Encoded, by_seed: BySeed, stem: str) -> None:
     """Test and validation hashes (8 digits) of random splits; digests of all sides of others."""
     short = [str(graph)[:8] for graph in encoded.arrays["hash"]]
     found: dict[str, Any] = {}
@@ -286,7 +287,7 @@ def write_splits(encoded: Encoded, by_seed: BySeed) -> None:
             found[f"{kind} {split.name} seed {seed}"] = entry
     text = json.dumps(found, indent=0, sort_keys=True)
     results_file.RESULTS.mkdir(exist_ok=True)
-    path = results_file.RESULTS / "nnmeter.splits.json.xz"
+    path = results_file.RESULTS / f"{stem}.splits.json.xz"
     path.write_bytes(lzma.compress(text.encode(), preset=9))
 
 
@@ -304,6 +305,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--every", type=int, default=1, help="only every n-th network")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="rows (.json) of others")
+    parser.add_argument("--stem", default="nnmeter", help="of the results' files")
     parser.add_argument("--answers", type=Path, help="also keep every prediction (.npz)")
     return parser.parse_args()
 
@@ -318,10 +320,16 @@ def run_all(
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         waiting: list[tuple[str, int, Callable[[], list[np.ndarray]]]] = []
         for name in (n for n in names if n in NETWORKS):
-            job = (args.cache, name, every, settings, args.torch_device)
-            all_seeds = pool.submit(_networks_job, job)
+            at_once = 1 if args.torch_device == "cpu" else len(every)  # a GPU trains them together
+            trained = [
+                pool.submit(
+                    _networks_job,
+                    (args.cache, name, every[at : at + at_once], settings, args.torch_device),
+                )
+                for at in range(0, len(every), at_once)
+            ]
             for seed in by_seed:
-                waiting.append((name, seed, partial(_of_seed, all_seeds, every, seed)))
+                waiting.append((name, seed, partial(_of_seed, trained, every, seed)))
         rest = [name for name in names if name not in NETWORKS]
         for seed, named in by_seed.items():
             splits = [split for _, split in named]
@@ -342,9 +350,10 @@ def run_all(
 
 
 def _of_seed(
-    job: Future[list[np.ndarray]], every: Sequence[tuple[int, Split]], seed: int
+    jobs: Sequence[Future[list[np.ndarray]]], every: Sequence[tuple[int, Split]], seed: int
 ) -> list[np.ndarray]:
-    return [found for (s, _), found in zip(every, job.result(), strict=True) if s == seed]
+    found = (answers for job in jobs for answers in job.result())
+    return [answers for (s, _), answers in zip(every, found, strict=True) if s == seed]
 
 
 def _results(jobs: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
@@ -386,7 +395,7 @@ def main() -> None:
     noise = label_noise(encoded.arrays["hash"], encoded.latency_ms, encoded.arrays["devices"])
     table = f"{tables(rows)}\n\n### label noise\n\n{noise_table(noise)}"
     print(table)
-    write_splits(encoded, by_seed)
+    write_splits(encoded, by_seed, args.stem)
     path = results_file.write(
         "Predictors on nn-Meter's bench",
         f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "
@@ -395,7 +404,7 @@ def main() -> None:
         "`label noise` is the error of a predictor that knows the true latency, on networks of "
         "which the bench holds several equal ones, measured apart.",
         table,
-        stem="nnmeter",
+        stem=args.stem,
     )
     path.with_suffix(".json").write_text(json.dumps(rows, indent=0) + "\n")
 

@@ -14,7 +14,8 @@ a kernel, ``h`` is 0 and the physical price stands, so that families of networks
 seen are not at the mercy of what a free function does far from its data.
 
 ``depth`` is the extent that is summed over, one element after the other however many cores there
-are: a kernel with few outputs cannot be faster than that (the critical path).
+are: a kernel with few outputs cannot be faster than that (the critical path). A pooling of a whole
+map is the plainest case: each of its few outputs reads every element of a channel.
 
 Functions are sums of random Fourier features (Rahimi and Recht, NeurIPS 2007), so that a fit is a
 few steps of Gauss and Newton with one linear system each: seconds on one core for thousands of
@@ -33,22 +34,19 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.sparse import csr_array
 
-from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES, PhysicalTokens
+from tvm_costmodel.tokenizer.kernel_table import (
+    CLASSES,
+    FILLED,
+    TERMS,
+    VARIANTS,
+    KernelTable,
+    kernel_table,
+)
+from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, PhysicalTokens
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR
 
-TERMS = ("arithmetic", "activations", "weights", "depth", "kernels")
-"""1e9 multiply-accumulates, 1e9 bytes of activations and of weights, 1000 steps of the sum that
-each output is, and 1. Products alone tell bytes of weights from others; in dense layers and the
-rest all bytes count as activations, since one of the two is nearly all."""
-
-CLASSES = ("product", "depthwise", "dense", "other")
-"""Kernels that share the price of a unit."""
-
-_ARITHMETIC, _ACTIVATIONS, _WEIGHTS, _DEPTH, _KERNELS = range(len(TERMS))
-_PRODUCT, _DEPTHWISE, _DENSE, _OTHER = range(len(CLASSES))
-_PLAIN, _WINDOWED, _FOLLOWING = range(3)
-_VARIANTS = 6  # of an operator, a kind of kernel each: the three above, each channel alone or not
-_PLACE = ("rows", "columns", "depth", "channels", "kernel", "stride", "read", "written", "weights")
+_ARITHMETIC, _ACTIVATIONS, _, _, _KERNELS = range(len(TERMS))
+_PRODUCT, _DEPTHWISE, _, _WINDOW, _, _OTHER = range(len(CLASSES))
 _SHARED = ("rows", "columns", "depth")
 _OWN = ("rows", "columns", "channels", "kernel", "stride")
 _MOVED = ("read", "written")
@@ -56,9 +54,7 @@ _DENSE_PLACE = ("columns", "weights")
 _LIMIT = 3.0  # of a correction, as a logarithm
 _WEAK, _STRONG = 1e-4, 0.1  # ridges of the two solutions that a base price is mixed from
 _LEAST = 1e-4  # share of a latency that every term has at least
-_JOINED = ("relu", "clip", "batch_norm", "add")
 _PRODUCTS = CATEGORY_OF_SLOT[SLOT_OF_OPERATOR["conv2d"]]
-_FILLED = ("columns filled at 4", "columns filled at 8", "depth filled at 4", "rows filled at 4")
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,6 @@ class RooflineProcessConfig:
         filled: of the slope in how full vectors and tiles are.
         scale: Length scale of functions, in natural logarithms of extents.
         fine_scale: The same of ``fine``.
-        following: Share of its price at which a clamp, a batch normalisation or an addition starts
-            that alone reads what it follows: most compilers make it part of the kernel before.
         mixed: Share of the strongly regularised solution in the base prices, which spreads a price
             over terms that occur together.
         noise: Relative error of a sum of kernels' prices.
@@ -93,114 +87,12 @@ class RooflineProcessConfig:
     filled: float = 0.3
     scale: float = 4.0
     fine_scale: float = 1.0
-    following: float = 0.3
     mixed: float = 0.02
     noise: float = 0.05
     features: int = 100
     steps: int = 5
     networks: int = 2000
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class KernelTable:
-    """Kernels of networks, one network after the other.
-
-    Attributes:
-        graph: int64 [K], the network of each.
-        kind: int64 [K], equal for kernels that share constants and functions.
-        group: int64 [K], of `CLASSES`.
-        place: float64 [K, 9], natural logarithms of extents and amounts, where functions live.
-        filled: float64 [K, 4], how full vectors and tiles are, less 1.
-        amount: float64 [K, len(TERMS)].
-        graphs: ``G``.
-    """
-
-    graph: np.ndarray
-    kind: np.ndarray
-    group: np.ndarray
-    place: np.ndarray
-    filled: np.ndarray
-    amount: np.ndarray
-    graphs: int
-
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum over each network's kernels, float64 [G]."""
-        return np.bincount(self.graph, weights=values, minlength=self.graphs)
-
-    def extents(self, kernels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Named parts of the kernels' places, float64 [kernels, names]."""
-        return self.place[kernels][:, [_PLACE.index(name) for name in names]]
-
-
-def kernel_table(networks: Sequence[PhysicalTokens], following: float = 1.0) -> KernelTable:
-    """The kernels of networks.
-
-    Args:
-        networks: Their tokens.
-        following: See `RooflineProcessConfig`.
-    """
-    numbers = np.concatenate([tokens.numbers for tokens in networks]).astype(np.float64)
-    work = np.concatenate([tokens.work for tokens in networks]).astype(np.float64)
-    slot = np.concatenate([tokens.slot for tokens in networks])
-    counts = [len(tokens) for tokens in networks]
-
-    def number(name: str) -> np.ndarray:
-        return numbers[:, FEATURES.index(name)]
-
-    def amount(name: str) -> np.ndarray:
-        return np.rint(np.expm1(4.0 * number(name)))
-
-    rows, columns, depth = (amount(f"product {name}") for name in ("rows", "columns", "depth"))
-    kernel, channels = amount("kernel height"), amount("in channels")
-    read, written, weights = (amount(f"{name} bytes") for name in ("read", "written", "weight"))
-    product, depthwise = rows > 0, number("depthwise") > 0
-    dense = slot == SLOT_OF_OPERATOR["dense"]
-    group = np.where(~product, _OTHER, _PRODUCT)
-    group[product & depthwise], group[product & dense] = _DEPTHWISE, _DENSE
-    follows = _follows(networks, slot)
-    variant = np.where(product & (kernel > 1), _WINDOWED, _PLAIN)
-    variant[follows] = _FOLLOWING
-    convolves = group == _PRODUCT
-    moved = read + written + np.where(convolves, 0.0, weights)
-    zero = np.zeros(len(slot))
-    amounts = [
-        np.where(product, work[:, 0], zero),
-        1e-9 * moved,
-        np.where(convolves, 1e-9 * weights, zero),
-        np.where(product, 1e-3 * depth, zero),
-        work[:, 2],
-    ]
-    place = [
-        rows,
-        np.where(depthwise, channels, columns),
-        depth,
-        channels,
-        kernel,
-        amount("stride height"),
-        read / 4,
-        written / 4,
-        weights / 4,
-    ]
-    return KernelTable(
-        graph=np.repeat(np.arange(len(networks)), counts),
-        kind=slot * _VARIANTS + 2 * variant + (group == _DEPTHWISE),
-        group=group,
-        place=np.log(np.maximum(np.stack(place, axis=1), 1.0)),
-        filled=np.stack([number(name) for name in _FILLED], axis=1) - 1.0,
-        amount=np.stack(amounts, axis=1) * np.where(follows, following, 1.0)[:, None],
-        graphs=len(networks),
-    )
-
-
-def _follows(networks: Sequence[PhysicalTokens], slot: np.ndarray) -> np.ndarray:
-    """Whether a kernel alone reads what it follows and is one that compilers then join to it."""
-    first = np.cumsum([0, *(len(tokens) for tokens in networks)])
-    edges = np.concatenate([t.edges + at for t, at in zip(networks, first, strict=False)])
-    alone = np.bincount(edges[:, 0], minlength=len(slot))[edges[:, 0]] == 1
-    reads = np.zeros(len(slot), bool)
-    reads[edges[alone, 1]] = True
-    return reads & np.isin(slot, [SLOT_OF_OPERATOR[name] for name in _JOINED])
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +148,7 @@ class RooflineProcess:
         if len(networks) > self.config.networks:
             chosen = np.sort(rng.permutation(len(networks))[: self.config.networks])
             networks, latency_ms = [networks[i] for i in chosen], latency_ms[chosen]
-        table = self.table(networks)
+        table = kernel_table(networks)
         self.kinds = np.unique(table.kind)
         self._directions = {
             name: rng.standard_normal((len(place), self.config.features // 2))
@@ -284,13 +176,9 @@ class RooflineProcess:
         cost = price * np.exp(correction)
         return np.bincount(kernel, weights=cost, minlength=len(table.graph))
 
-    def table(self, networks: Sequence[PhysicalTokens]) -> KernelTable:
-        """The kernels of networks as this process prices them."""
-        return kernel_table(networks, self.config.following)
-
     def predict(self, networks: Sequence[PhysicalTokens]) -> np.ndarray:
         """Latency of networks, ms, float64 [G]."""
-        table = self.table(networks)
+        table = kernel_table(networks)
         return table.sums(self.parts(table))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -323,7 +211,7 @@ class RooflineProcess:
     def _count(self) -> int:
         """Number of weights ``P``."""
         features = 2 * (self.config.features // 2)
-        return len(self.kinds) * (len(TERMS) + len(_FILLED) + features) + 2 * features
+        return len(self.kinds) * (len(TERMS) + len(FILLED) + features) + 2 * features
 
     def _rows(self, table: KernelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Kernel, term and physical price in ms of every row, each [R]."""
@@ -381,7 +269,7 @@ class RooflineProcess:
 
 def _place_of(kind: int) -> tuple[str, ...]:
     """Where the smooth function of a kind of kernel lives."""
-    slot = kind // _VARIANTS
+    slot = kind // VARIANTS
     if slot == SLOT_OF_OPERATOR["dense"]:
         return _DENSE_PLACE
     return _OWN if CATEGORY_OF_SLOT[slot] == _PRODUCTS else _MOVED
@@ -402,10 +290,16 @@ def _slopes(
 def _base_prices(table: KernelTable, latency_ms: np.ndarray, mixed: float) -> np.ndarray:
     """Price of a unit of each term in each class, ms, by least squares of relative errors.
 
-    All are above 0; a class that no training network held pays what the dearest other class does.
+    A class that no training network held pays what the dearest other class does. Pooling and
+    reductions pay for an element what a depthwise convolution pays for a multiply-accumulate, and
+    move bytes at the price of other kernels: networks hold too few of them to tell. To start a
+    kernel costs the same in every class: with a price for each, networks of a family, which hold
+    about as many kernels of a class, would put there whatever else they have in common.
     """
     columns = np.arange(len(CLASSES) * len(TERMS)).reshape(len(CLASSES), len(TERMS))
-    columns[[_DEPTHWISE, _DENSE], _KERNELS] = columns[_PRODUCT, _KERNELS]  # to start a kernel
+    columns[_WINDOW, _ARITHMETIC] = columns[_DEPTHWISE, _ARITHMETIC]  # both visit windows
+    columns[_WINDOW, _ACTIVATIONS] = columns[_OTHER, _ACTIVATIONS]
+    columns[:, _KERNELS] = columns[_PRODUCT, _KERNELS]
     sums = np.zeros((table.graphs, columns.size))
     for group in range(len(CLASSES)):
         mine = np.flatnonzero(table.group == group)

@@ -1,4 +1,4 @@
-"""The roofline process: its table of kernels, its formula kernel by kernel, what it learns."""
+"""The roofline process: its formula kernel by kernel, what it learns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ import pytest
 from tests.graphs import GraphBuilder, labelled_graphs, made_up_latency, resnet_graph
 from tvm_costmodel.errors import CheckpointError, ConfigError
 from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.models.roofline_process import (
-    CLASSES,
-    TERMS,
-    RooflineProcess,
-    RooflineProcessConfig,
-    kernel_table,
-)
+from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
+from tvm_costmodel.tokenizer.kernel_table import TERMS, kernel_table
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.process import RooflineProcessRegressor
@@ -42,36 +37,12 @@ def fitted(config: RooflineProcessConfig = SMALL) -> tuple[RooflineProcess, list
     return process.fit(tokens(*graphs), latency_s * 1e3), graphs
 
 
-def test_table_holds_what_kernels_compute_move_and_wait_for() -> None:
-    table = kernel_table(tokens(wide_convolution()), following=0.25)
-    convolution, first, add, last = range(4)
-    outputs, depth = 32 * 8 * 8, 16 * 3 * 3
-    bytes_in, bytes_out, weights = 4 * 16 * 64, 4 * outputs, 4 * 32 * depth
-    expected = {
-        "arithmetic": outputs * depth / 1e9,
-        "activations": (bytes_in + bytes_out) / 1e9,
-        "weights": weights / 1e9,
-        "depth": depth / 1e3,
-        "kernels": 1.0,
-    }
-    np.testing.assert_allclose(table.amount[convolution], [expected[t] for t in TERMS], rtol=1e-5)
-    assert CLASSES[table.group[convolution]] == "product"
-    assert [CLASSES[group] for group in table.group[1:]] == ["other"] * 3
-    # the first clamp shares what it reads with the addition, the last one follows it alone
-    move = TERMS.index("activations")
-    assert table.amount[first, move] == pytest.approx(2 * bytes_out / 1e9, rel=1e-5)
-    assert table.amount[last, move] == pytest.approx(0.25 * 2 * bytes_out / 1e9, rel=1e-5)
-    assert table.kind[first] != table.kind[last]
-    assert table.amount[add, TERMS.index("depth")] == 0.0
-    np.testing.assert_allclose(table.place[convolution, :3], np.log([64, 32, depth]))
-
-
 def test_latency_is_the_formula_kernel_by_kernel() -> None:
     """Prices of a convolution with every feature and weight spelled out."""
     process, _ = fitted()
     config, state = process.config, process.state()
     graph = wide_convolution()
-    table = kernel_table(tokens(graph), config.following)
+    table = kernel_table(tokens(graph))
     kind, weights = int(table.kind[0]), state["weights"].tolist()
     kinds = state["kinds"].tolist()
     assert kind in kinds
@@ -103,7 +74,7 @@ def test_latency_is_the_formula_kernel_by_kernel() -> None:
 
 def test_parts_are_positive_and_sum_to_the_latency() -> None:
     process, graphs = fitted()
-    table = process.table(tokens(*graphs))
+    table = kernel_table(tokens(*graphs))
     parts = process.parts(table)
     assert parts.min() > 0
     np.testing.assert_allclose(table.sums(parts), process.predict(tokens(*graphs)))
@@ -121,6 +92,18 @@ def test_learns_a_machine_and_keeps_to_it_on_networks_unlike_any_it_saw() -> Non
     ratio = process.predict(tokens(*networks)) / measured
     assert np.all((ratio > 0.7) & (ratio < 1.3))
     assert measured.min() > 4e3 * latency_s.max()
+
+
+def test_starting_a_kernel_is_priced_where_it_costs_and_only_there() -> None:
+    graphs, latency_s = labelled_graphs(150)
+    without_s = np.array([latency_s[i] - 2e-6 * len(g.costs) for i, g in enumerate(graphs)])
+    prices = [
+        RooflineProcess(SMALL).fit(tokens(*graphs), 1e3 * made).base[:, TERMS.index("kernels")]
+        for made in (latency_s, without_s)
+    ]
+    assert np.ptp(prices[0]) == np.ptp(prices[1]) == 0.0  # whatever is started
+    assert 1e-3 < prices[0][0] < 4e-3  # ms; the machine takes 2e-3
+    assert prices[1][0] < 1e-5
 
 
 def test_a_kernel_that_no_training_network_held_has_a_price() -> None:
@@ -186,4 +169,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match=r"damaged|train it again|does not match"):
+        RooflineProcessRegressor.load(folder)
+
+
+def test_a_checkpoint_of_another_table_is_refused(tmp_path, monkeypatch) -> None:
+    graphs, latency_s = labelled_graphs(24)
+    regressor = RooflineProcessRegressor(members=1, features=8).fit(graphs, latency_s)
+    monkeypatch.setattr("tvm_costmodel.tokenizer.kernel_table.TABLE_VERSION", 0)
+    folder = regressor.save(tmp_path / "process")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"kernels are of version 0, .* train it again"):
         RooflineProcessRegressor.load(folder)

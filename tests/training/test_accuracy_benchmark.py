@@ -17,6 +17,7 @@ from benchmarks.accuracy_draws import (
     draws,
     noise_ceiling,
     read,
+    retrained_ceiling,
     stored_draws,
 )
 from tests.cells import diamond
@@ -88,6 +89,17 @@ def test_noise_ceiling_compares_cells_with_others_of_their_network() -> None:
     assert noise_ceiling(made) == (1.0, 40)
     tau, cells = noise_ceiling(benchmark("nasbench101", 40, networks=40))
     assert np.isnan(tau) and cells == 0
+
+
+def test_retrained_ceiling_is_what_noise_leaves_to_one_who_knows_every_network() -> None:
+    made = benchmark("nasbench101", 400, networks=200)
+    rng = np.random.default_rng(5)
+    made.accuracy[:] = np.tile(90.0 + rng.standard_normal(200), 2)
+    assert retrained_ceiling(made) == 1.0  # labels without noise
+    made.accuracy[:] = made.accuracy + rng.standard_normal(400)
+    # means of two vary by 1 + 1/2, a new label around them by 1: correlation (1.5 / 2.5)^0.5
+    expected = 2 / np.pi * np.arcsin(np.sqrt(1.5 / 2.5))
+    assert retrained_ceiling(made) == pytest.approx(expected, abs=0.05)
 
 
 def row(seed: int, tau: float, model: str = "nn_former") -> dict[str, object]:

@@ -16,7 +16,8 @@ from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.files import write_atomically
 from tvm_costmodel.graph import OpGraph
 from tvm_costmodel.models.roofline_process import RooflineProcess, RooflineProcessConfig
-from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.tokenizer.kernel_table import describe_table, kernel_table
+from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens, require_same
 from tvm_costmodel.training.roofline_answers import (
     RooflineAnswers,
     damaged,
@@ -79,7 +80,8 @@ class RooflineProcessRegressor(RooflineAnswers):
         return np.array([process.predict(tokens) for process in self.processes])
 
     def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
-        return np.array([process.parts(process.table([tokens])) for process in self.processes])
+        kernels = kernel_table([tokens])
+        return np.array([process.parts(kernels) for process in self.processes])
 
     def _is_fitted(self) -> bool:
         return bool(self.processes[0].weights.size)
@@ -87,6 +89,7 @@ class RooflineProcessRegressor(RooflineAnswers):
     def _describe(self) -> Mapping[str, Any]:
         return {
             "tokenizer": self.tokenizer.describe(),
+            "table": describe_table(),
             "process": asdict(self.processes[0].config),
             "members": len(self.processes),
         }
@@ -99,6 +102,7 @@ class RooflineProcessRegressor(RooflineAnswers):
     @classmethod
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> RooflineProcessRegressor:
         PhysicalTokenizer.from_description(description["tokenizer"])
+        require_same(describe_table(), description.get("table"), "version", "kernels")
         config = RooflineProcessConfig(**description["process"])
         regressor = cls(config.seed, int(description["members"]))
         regressor.processes = _members_of(config, config.seed, len(regressor.processes))

@@ -103,7 +103,7 @@ class TokenReplicas:
         train: bool [M, G], what each replica learns from.
         validation: bool [M, G], what each replica's epoch is chosen by.
         parts: Into how many parts of similar length a step's graphs are padded.
-        bfloat16: Whether matrix products on a GPU run in bfloat16 in training.
+        bfloat16: Whether matrix products run in bfloat16 in training.
 
     Raises:
         ConfigError: A replica has no label to learn from, or none to choose its epoch by.
@@ -191,7 +191,7 @@ class TokenReplicas:
     def _answers(self, graphs: np.ndarray, parts: int, bfloat16: bool) -> Tensor:
         """Answers for graphs sorted by length, float32 [M, B, P]."""
         kind = self.graphs.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=bfloat16 and kind == "cuda"):
+        with torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
             split = np.array_split(graphs, min(parts, len(graphs)))
             found = [self._forward(self.graphs.batch(part)).float() for part in split]
         return torch.cat(found, dim=1).view(len(self._stack), len(graphs), -1)
