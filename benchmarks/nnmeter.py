@@ -15,9 +15,10 @@ leaves out.
 
 Predictors are roofline_former, roofline_process, xgboost, flops, and the published networks of
 `nnmeter_networks`: nnlp, nar_former_v2, nn_former and nar_former. ``--set`` changes a field of a
-network's recipe (`TrainingConfig`), of the roofline former's recipe (`ReplicaConfig`) or shape
-(`RooflineFormerConfig`), or of the roofline process (`RooflineProcessConfig`), value in JSON. What
-each part of the roofline former is worth: `nnmeter_ablation`.
+network's recipe (`TrainingConfig`, and ``bfloat16``), of the roofline former's recipe
+(`ReplicaConfig`) or shape (`RooflineFormerConfig`), or of the roofline process
+(`RooflineProcessConfig`), value in JSON. What each part of the roofline former is worth:
+`nnmeter_ablation`.
 """
 
 from __future__ import annotations
