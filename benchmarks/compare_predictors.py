@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -35,12 +36,14 @@ def verdict(rows: list[Row], split: str) -> str:
     second = others[0]
     gap = second.mean["mape"] - best.mean["mape"]
     noise = max(best.spread["mape"], second.spread["mape"])
-    clear = "more than" if gap > noise else "no more than"
-    return (
+    found = (
         f"{best.predictor} has the lowest MAPE, {best.mean['mape']:.2f} % against "
-        f"{second.predictor}'s {second.mean['mape']:.2f} %; the gap of {gap:.2f} points is {clear} "
-        f"the spread over seeds ({noise:.2f})."
+        f"{second.predictor}'s {second.mean['mape']:.2f} %"
     )
+    if math.isnan(noise):
+        return f"{found}; one seed shows no spread."
+    clear = "more than" if gap > noise else "no more than"
+    return f"{found}; the gap of {gap:.2f} points is {clear} the spread over seeds ({noise:.2f})."
 
 
 def main() -> None:

@@ -397,11 +397,12 @@ def main() -> None:
     table = f"{tables(rows)}\n\n### label noise\n\n{noise_table(noise)}"
     print(table)
     write_splits(encoded, by_seed, args.stem)
+    together = f" `x{args.seeds}` is the geometric mean of the seeds' predictions."
     path = results_file.write(
         "Predictors on nn-Meter's bench",
-        f"{len(encoded.latency_ms)} networks, {args.seeds} seeds, recipe {settings or 'default'}; "
-        "the epoch is chosen on validation networks, never on test networks. "
-        f"`x{args.seeds}` is the geometric mean of the seeds' predictions. "
+        f"{len(encoded.latency_ms)} networks, seeds: {args.seeds}, recipe {settings or 'default'}; "
+        "the epoch is chosen on validation networks, never on test networks."
+        f"{together if args.seeds > 1 else ''} "
         "`label noise` is the error of a predictor that knows the true latency, on networks of "
         "which the bench holds several equal ones, measured apart.",
         table,
