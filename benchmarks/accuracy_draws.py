@@ -145,10 +145,9 @@ def retrained_ceiling(benchmark: Benchmark, seed: int = 0) -> float:
     mean = np.bincount(network, labels) / count
     variance = np.bincount(network, np.square(labels - mean[network])) / np.maximum(count - 1, 1)
     several = np.flatnonzero(count > 1)
-    groups = np.array_split(several[np.argsort(mean[several])], 40)
-    weights = [count[part] - 1 for part in groups if len(part)]
-    level = [np.average(mean[p], weights=w) for p, w in zip(groups, weights, strict=False)]
-    noise = [np.average(variance[p], weights=w) for p, w in zip(groups, weights, strict=False)]
+    groups = np.array_split(several[np.argsort(mean[several])], min(40, len(several)))
+    level = [np.average(mean[part], weights=count[part] - 1) for part in groups]
+    noise = [np.average(variance[part], weights=count[part] - 1) for part in groups]
     deviation = np.sqrt(np.interp(mean, level, noise))[network]
     again = mean[network] + deviation * np.random.default_rng(seed).standard_normal(len(labels))
     return kendall_tau(mean[network], again)

@@ -46,6 +46,7 @@ from tvm_costmodel.baselines.flops import power_law_columns, solve_power_law
 from tvm_costmodel.errors import require_known
 from tvm_costmodel.frontends.nnmeter import NnMeterBench
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer, TokenizerConfig
+from tvm_costmodel.tokenizer.kernel_table import kernel_table
 from tvm_costmodel.tokenizer.physical import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split
@@ -189,14 +190,17 @@ def run_process(job: tuple[Path, int, Split, dict[str, Any]]) -> np.ndarray:
     known = [field.name for field in fields(RooflineProcessConfig)]
     require_known(settings, known, "the roofline process does not take these settings")
     tokens = encoded.tokens()
+    tables = [
+        kernel_table([tokens[i] for i in split.test[at : at + _CHUNK]])
+        for at in range(0, len(split.test), _CHUNK)
+    ]
     answers = np.full((len(split.test), encoded.latency_ms.shape[1]), np.nan)
     for device, latency_ms in enumerate(encoded.latency_ms.T):
         train = split.train[np.isfinite(latency_ms[split.train])]
         process = RooflineProcess(RooflineProcessConfig(**{"seed": seed, **settings}))
         process.fit([tokens[i] for i in train], latency_ms[train])
-        for at in range(0, len(split.test), _CHUNK):
-            rows = slice(at, at + _CHUNK)
-            answers[rows, device] = process.predict([tokens[i] for i in split.test[rows]])
+        parts = [table.sums(process.parts(table)) for table in tables]
+        answers[:, device] = np.concatenate(parts)
     return answers
 
 

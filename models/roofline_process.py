@@ -36,9 +36,13 @@ from scipy.sparse import csr_array
 
 from tvm_costmodel.tokenizer.kernel_table import (
     CLASSES,
+    DEPTHWISE,
     FILLED,
+    OTHER,
+    PRODUCT,
     TERMS,
     VARIANTS,
+    WINDOW,
     KernelTable,
     kernel_table,
 )
@@ -46,7 +50,6 @@ from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, PhysicalTokens
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR
 
 _ARITHMETIC, _ACTIVATIONS, _, _, _KERNELS = range(len(TERMS))
-_PRODUCT, _DEPTHWISE, _, _WINDOW, _, _OTHER = range(len(CLASSES))
 _SHARED = ("rows", "columns", "depth")
 _OWN = ("rows", "columns", "channels", "kernel", "stride")
 _MOVED = ("read", "written")
@@ -229,10 +232,10 @@ class RooflineProcess:
             ("shared", config.shared, config.scale),
             ("fine", config.fine, config.fine_scale),
         ):
-            rows = every[arithmetic & (group == _PRODUCT)]
+            rows = every[arithmetic & (group == PRODUCT)]
             place = table.extents(kernel[rows], places[name])
             blocks.append(_Block(rows, self._function(name, place, spread, scale)))
-        convolves = np.isin(group, (_PRODUCT, _DEPTHWISE))
+        convolves = np.isin(group, (PRODUCT, DEPTHWISE))
         for value in self.kinds.tolist():
             mine = kind == value
             rows = every[mine]
@@ -297,9 +300,9 @@ def _base_prices(table: KernelTable, latency_ms: np.ndarray, mixed: float) -> np
     about as many kernels of a class, would put there whatever else they have in common.
     """
     columns = np.arange(len(CLASSES) * len(TERMS)).reshape(len(CLASSES), len(TERMS))
-    columns[_WINDOW, _ARITHMETIC] = columns[_DEPTHWISE, _ARITHMETIC]  # both visit windows
-    columns[_WINDOW, _ACTIVATIONS] = columns[_OTHER, _ACTIVATIONS]
-    columns[:, _KERNELS] = columns[_PRODUCT, _KERNELS]
+    columns[WINDOW, _ARITHMETIC] = columns[DEPTHWISE, _ARITHMETIC]  # both visit windows
+    columns[WINDOW, _ACTIVATIONS] = columns[OTHER, _ACTIVATIONS]
+    columns[:, _KERNELS] = columns[PRODUCT, _KERNELS]
     sums = np.zeros((table.graphs, columns.size))
     for group in range(len(CLASSES)):
         mine = np.flatnonzero(table.group == group)

@@ -28,6 +28,7 @@ CLASSES = ("product", "depthwise", "dense", "window", "joined", "other")
 """Kernels that share the price of a unit. Windows are those of pooling, and whole maps reduced;
 joined are clamps and batch normalisations that alone read what they follow, which most compilers
 make part of the kernel before: they start none of their own."""
+PRODUCT, DEPTHWISE, DENSE, WINDOW, JOINED, OTHER = range(len(CLASSES))
 
 VARIANTS = 6
 """Kinds of kernel that an operator can be: plain, with a window or joined, and each of them
@@ -36,7 +37,6 @@ depthwise or not."""
 FILLED = ("columns filled at 4", "columns filled at 8", "depth filled at 4", "rows filled at 4")
 """Features of how full vectors and tiles are."""
 
-_PRODUCT, _DEPTHWISE, _DENSE, _WINDOW, _JOINED, _OTHER = range(len(CLASSES))
 _PLACE = ("rows", "columns", "depth", "channels", "kernel", "stride", "read", "written", "weights")
 _JOINS = ("relu", "clip", "batch_norm")
 _WINDOWS = CATEGORY_OF_SLOT[SLOT_OF_OPERATOR["max_pool2d"]]
@@ -96,13 +96,13 @@ def kernel_table(networks: Sequence[PhysicalTokens]) -> KernelTable:
     read, written, weights = (amount(f"{name} bytes") for name in ("read", "written", "weight"))
     product, depthwise = rows > 0, number("depthwise") > 0
     dense = slot == SLOT_OF_OPERATOR["dense"]
-    group = np.where(~product, _OTHER, _PRODUCT)
-    group[product & depthwise], group[product & dense] = _DEPTHWISE, _DENSE
+    group = np.where(~product, OTHER, PRODUCT)
+    group[product & depthwise], group[product & dense] = DEPTHWISE, DENSE
     windows = np.array(CATEGORY_OF_SLOT)[slot] == _WINDOWS
     joined = _joined(networks, slot)
-    group[windows], group[joined] = _WINDOW, _JOINED
+    group[windows], group[joined] = WINDOW, JOINED
     variant = np.where(product & (kernel > 1), 1, 2 * joined)
-    convolves = group == _PRODUCT
+    convolves = group == PRODUCT
     moved = read + written + np.where(convolves, 0.0, weights)
     # elements that each output of a window is made of, one after the other; a reduction has no
     # kernel, and its window is all that it reads
@@ -127,7 +127,7 @@ def kernel_table(networks: Sequence[PhysicalTokens]) -> KernelTable:
     ]
     return KernelTable(
         graph=np.repeat(np.arange(len(networks)), counts),
-        kind=slot * VARIANTS + 2 * variant + (group == _DEPTHWISE),
+        kind=slot * VARIANTS + 2 * variant + (group == DEPTHWISE),
         group=group,
         place=np.log(np.maximum(np.stack(place, axis=1), 1.0)),
         filled=np.stack([number(name) for name in FILLED], axis=1) - 1.0,

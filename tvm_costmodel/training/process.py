@@ -76,8 +76,8 @@ class RooflineProcessRegressor(RooflineAnswers):
             process.fit(tokens, latency_s * 1e3)
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
-        tokens = [self.tokenizer.encode(graph) for graph in graphs]
-        return np.array([process.predict(tokens) for process in self.processes])
+        kernels = kernel_table([self.tokenizer.encode(graph) for graph in graphs])
+        return np.array([kernels.sums(process.parts(kernels)) for process in self.processes])
 
     def _parts(self, tokens: PhysicalTokens) -> np.ndarray:
         kernels = kernel_table([tokens])
