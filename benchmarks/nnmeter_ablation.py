@@ -24,7 +24,8 @@ import numpy as np
 from tabulate import tabulate
 
 import results_file
-from nnmeter import Encoded, encode, make_splits, train_roofline
+from nnmeter import make_splits, train_roofline
+from nnmeter_encoding import Encoded, encode
 from tvm_costmodel.errors import require_known
 from tvm_costmodel.tokenizer.physical import FEATURES
 from tvm_costmodel.training.splits import Split

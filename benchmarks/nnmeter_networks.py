@@ -108,7 +108,7 @@ def run_networks(
     """One network of the table on every split at once.
 
     Args:
-        arrays: Everything that predictors read, see `nnmeter.Encoded`.
+        arrays: Everything that predictors read, see `nnmeter_encoding.Encoded`.
         name: Of `NETWORKS`.
         splits: Each with the seed of its weights.
         settings: Fields of `TrainingConfig` to change, and ``bfloat16``.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import nnmeter_ablation
-from benchmarks.nnmeter import Encoded, _plain_tokens, run_process
+from benchmarks.nnmeter import run_process
+from benchmarks.nnmeter_encoding import Encoded, _plain_tokens
 from benchmarks.nnmeter_networks import NETWORKS, run_networks, token_arrays
 from benchmarks.nnmeter_tables import label_noise, tables
 from tests.graphs import labelled_graphs
