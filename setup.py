@@ -1,8 +1,8 @@
-"""Packaging: maps the top-level folders into the package and builds the native extension.
+"""Packaging: finds the packages and builds the native extension.
 
-Everything static lives in ``pyproject.toml``. ``models/`` and ``profiling/`` keep their short
-folder names at the top level and are installed as ``tvm_costmodel.models`` and
-``tvm_costmodel.profiling``.
+Everything static is in ``pyproject.toml``. ``models/`` and ``profiling/`` are at the top level;
+links inside the package make them ``tvm_costmodel.models`` and ``tvm_costmodel.profiling`` for
+Python, for installed wheels and for tools that read the sources.
 """
 
 import importlib.util
@@ -16,26 +16,13 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-PACKAGE_DIR = {
-    "tvm_costmodel": "tvm_costmodel",
-    "tvm_costmodel.models": "models",
-    "tvm_costmodel.profiling": "profiling",
-}
-
-
-def packages() -> list[str]:
-    """Names of all packages, with the two mapped folders under their installed names."""
-    found: list[str] = []
-    for name, folder in PACKAGE_DIR.items():
-        found += [name, *(f"{name}.{child}" for child in find_packages(folder))]
-    return found
 
 
 class CMakeBuild(build_ext):
     """Builds ``tvm_costmodel/_native.so`` with CMake; without a compiler the install goes on."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The library belongs to no Python version: it is loaded through tvm-ffi."""
+        """The library's name, without a Python version, as tvm-ffi loads it."""
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
@@ -44,8 +31,8 @@ class CMakeBuild(build_ext):
             library = self._compile(Path(self.build_temp).resolve())
         except (OSError, subprocess.CalledProcessError) as error:
             self.warn(
-                f"the native extension was not built ({error}): the slower Python graph walk "
-                "serves. Install a C++17 compiler and CMake 3.20, and run pip install again"
+                f"the native extension was not built ({error}): the slower Python graph walk is "
+                "used. Install a C++17 compiler and CMake 3.20, and run pip install again"
             )
             return
         target = Path(self.get_ext_fullpath(ext.name))
@@ -53,8 +40,8 @@ class CMakeBuild(build_ext):
         shutil.copyfile(library, target)
 
     def _compile(self, build: Path) -> Path:
-        beside_python = str(Path(sys.executable).parent)
-        cmake = shutil.which("cmake") or shutil.which("cmake", path=beside_python)
+        python_folder = str(Path(sys.executable).parent)
+        cmake = shutil.which("cmake") or shutil.which("cmake", path=python_folder)
         if cmake is None:
             raise FileNotFoundError("no cmake on the PATH")
         build.mkdir(parents=True, exist_ok=True)
@@ -75,8 +62,9 @@ def extensions() -> list[Extension]:
 
 setup(
     version="0.1.0",
-    packages=packages(),
-    package_dir=PACKAGE_DIR,
+    packages=find_packages(include=["tvm_costmodel*"]),
+    # With an explicit directory an editable install is a plain path that type checkers follow.
+    package_dir={"": "."},
     package_data={
         "": ["*.toml", "*.json", "*.safetensors", "*.onnx", "*.jsonl.xz", "py.typed"],
         "tvm_costmodel.models": ["zoo/**/*"],

@@ -1,6 +1,6 @@
-"""Where benchmarks leave their tables: ``results/NAME.<machine>.md``, with environment and command.
+"""Writes the tables of benchmarks: ``results/NAME.<machine>.md``, with environment and command.
 
-Not a benchmark itself; those in this folder share it.
+All benchmarks share this module; it is not a benchmark itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.profiling.environment import describe, machine_facts
+from tvm_costmodel.profiling.measuring.environment import describe, machine_facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
 
 
 def write(
@@ -24,7 +25,7 @@ def write(
     *,
     facts: Mapping[str, Any] | None = None,
     stem: str = "",
-    subject: str = "",
+    suffix: str = "",
     also: str = "",
     folder: Path | None = None,
 ) -> Path:
@@ -36,17 +37,17 @@ def write(
         body: The tables.
         facts: Machine and software as `machine_facts` gives them; this machine's by default.
         stem: First part of the file's name; the running script's name by default.
-        subject: Second part; the processor's name by default.
+        suffix: Second part; the processor's name by default.
         also: Software and settings that ``facts`` does not hold.
         folder: Where the file goes; ``results/`` by default.
 
     Returns:
-        The file, which is also told on standard output.
+        The file, whose path is also printed on standard output.
     """
     facts = machine_facts() if facts is None else facts
-    subject = subject or machine_name(facts)
+    suffix = suffix or machine_name(facts)
     folder = folder or RESULTS
-    path = folder / f"{stem or Path(sys.argv[0]).stem}.{subject}.md"
+    path = folder / f"{stem or Path(sys.argv[0]).stem}.{suffix}.md"
     environment = ", ".join(filter(None, (describe(facts), also)))
     folder.mkdir(exist_ok=True)
     path.write_text(
@@ -64,5 +65,7 @@ def machine_name(facts: Mapping[str, Any]) -> str:
 
 def command_line() -> str:
     """The command that is running, without the folders of absolute paths."""
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    return shlex.join(["python", str(name), *words])

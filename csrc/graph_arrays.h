@@ -18,11 +18,11 @@ enum TokenKind : int32_t { kNone = 0, kInt, kBool, kFloat, kString, kTuple };
 
 constexpr int32_t kWeight = -1;
 
-// Of the arrays and of what the walk puts into them. Raise it together with WALK_VERSION in
+// Version of the arrays and their content. Raise it together with WALK_VERSION in
 // tvm_costmodel/frontends/graph_arrays.py, so that a library from before the change is not used.
 constexpr int64_t kWalkVersion = 1;
 
-// One token of an attribute's value. A string's word is an index into the texts beside it.
+// One token of an attribute's value. A string's word is an index into `Literal::texts`.
 struct Token {
   int32_t kind;
   int64_t word;

@@ -19,7 +19,7 @@ namespace {
 
 using ffi::Any;
 
-// What an expression stands for. Leaves, the common case, need no memory of their own.
+// The value of an expression. Leaves, the common case, need no memory of their own.
 struct Value {
   enum class Kind { kLeaf, kLiteral, kAggregate, kFunction };
   struct Body {
@@ -83,7 +83,7 @@ void Flatten(const Value& value, std::vector<Leaf>* leaves) {
   }
 }
 
-// What one operator reads and is told.
+// Operands and attributes of one operator.
 struct Arguments {
   std::vector<Leaf> operands;
   Attributes attrs;
@@ -187,7 +187,7 @@ class Walker {
     return Value::Of(std::move(literal));
   }
 
-  // What an attribute, an extent or a callee says.
+  // The value of an attribute, an extent or a callee.
   void AppendLiteral(const Any& value, Literal* out) const {
     switch (value.type_index()) {
       case ffi::TypeIndex::kTVMFFINone:

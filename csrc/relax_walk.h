@@ -1,4 +1,4 @@
-// The walk over a Relax function; tvm_costmodel/frontends/relax_walk.py is its twin.
+// The walk over a Relax function; tvm_costmodel/frontends/relax/walk.py is its twin.
 #ifndef TVM_COSTMODEL_RELAX_WALK_H_
 #define TVM_COSTMODEL_RELAX_WALK_H_
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import onnx
 
 from tvm_costmodel.frontends import load_model
-from tvm_costmodel.ops import operator_cost
 
 SQUEEZENET = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx"
 
@@ -28,7 +27,7 @@ def main() -> None:
     if graph.unknown_ops:
         print("not in the catalogue:", ", ".join(graph.unknown_ops))
 
-    costs = [(operator_cost(graph, i), operator) for i, operator in enumerate(graph.operators)]
+    costs = list(zip(graph.costs, graph.operators, strict=True))
     for cost, operator in sorted(costs, key=lambda pair: -pair[0].flops)[:5]:
         shape = "x".join(map(str, operator.outputs[0].shape))
         print(f"{cost.flops / 1e6:8.1f} MFLOP  {operator.op:10} -> {shape}")

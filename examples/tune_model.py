@@ -18,7 +18,7 @@ def main() -> None:
     for entry in report.decisions:
         where = "network" if entry["operator"] is None else f"{entry['op']} {entry['operator']}"
         print(f"{where:16} {entry['decision']} {entry['value']} (default {entry['default']})")
-    print(f"{report.default_ms:.4g} ms -> {report.best_ms:.4g} ms: {report.said}")
+    print(f"{report.default_ms:.4g} ms -> {report.best_ms:.4g} ms: {report.summary}")
     print(f"{result.artifact(output)} holds the module")
 
 

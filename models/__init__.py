@@ -1,6 +1,6 @@
 """The predictors as networks, one published model per file, and ``zoo/`` with released weights.
 
-Layout of the zoo: ``zoo/<device>/<predictor>/checkpoint.json`` beside its weights.
+Layout of the zoo: ``zoo/<device>/<predictor>/`` holds ``checkpoint.json`` and its weights.
 """
 
 from __future__ import annotations

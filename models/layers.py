@@ -201,13 +201,13 @@ class PaddedNetwork(nn.Module):
 
 
 class WithStatic(nn.Module):
-    """Whole-graph numbers beside what was pooled. A subclass sets ``static`` and ``dropout``."""
+    """Adds whole-graph numbers to pooled states. A subclass sets ``static`` and ``dropout``."""
 
     static: nn.Linear
     dropout: Dropout
 
     def with_static(self, pooled: Tensor, static: Tensor) -> Tensor:
-        """Puts the embedded whole-graph numbers ``[B, S]`` beside ``pooled [B, D]``: [B, 2 D]."""
+        """Concatenates ``pooled [B, D]`` and embedded whole-graph numbers ``[B, S]``: [B, 2 D]."""
         static = torch.relu(self.dropout(self.static(static)))
         return torch.cat([pooled, static], dim=-1)
 
@@ -218,12 +218,12 @@ class LatencyHead(WithStatic):
     head: nn.ModuleList
 
     def add_head(self, static_channels: int, width: int, platforms: int, dropout: float) -> None:
-        """Makes the head's layers.
+        """Adds the head's layers.
 
         Args:
             static_channels: Channels of the encoded whole-graph numbers.
-            width: Channels ``D`` of what is pooled.
-            platforms: Answers of a network.
+            width: Channels ``D`` of the pooled state.
+            platforms: Number of devices, each with an output.
             dropout: Drop probability.
         """
         self.static = nn.Linear(static_channels, width)
@@ -234,7 +234,7 @@ class LatencyHead(WithStatic):
             uniform_fan_in_(linear)
 
     def set_output_level(self, latency: float) -> None:
-        """Moves the last bias so that an untrained network answers about ``latency``.
+        """Sets the last bias so that an untrained network predicts about ``latency``.
 
         NAR-Former V2's published code starts at softplus(0) = 0.7 ms whatever the labels are; with
         labels of hundreds of milliseconds that costs the first epochs.
@@ -251,7 +251,7 @@ class LatencyHead(WithStatic):
 
 
 class WholeGraphNetwork(WithStatic):
-    """Blocks along the edges, their sum over operators, beside it the whole-graph numbers.
+    """Blocks along the edges, their sum over operators, and the whole-graph numbers.
 
     A subclass sets ``blocks`` (each an `EdgeBlock`), ``static`` and ``dropout``.
     """

@@ -50,9 +50,9 @@ class NarFormerConfig:
         hidden: Hidden width of the feed-forwards.
         depths: Blocks of each stage; stage ``s`` of ``n`` has ``2^(n - s)`` queries (s from 2).
         dropout: Drop probability of attention weights and inside feed-forwards.
-        static_channels: Channels of whole-graph numbers that join before the head; 0 is the head
+        static_channels: Channels of whole-graph numbers that the head reads too; 0 is the head
             for cells (linear, sigmoid), anything else the head for whole networks.
-        outputs: Answers of the head for whole networks, such as one for each device.
+        outputs: Outputs of the head for whole networks, such as one for each device.
     """
 
     channels: int = 192

@@ -3,8 +3,8 @@
 Yi et al., "NAR-Former", CVPR 2023, arXiv 2211.08024. A token has 15 parts of 64 channels, 960 in
 all: operation, 8 attributes, 4 output dimensions, own position, source position (the sum of the
 encoded positions of what the operator reads; the input reads -1). The transformer is that of
-`nar_former`, its depth token the encoded number of operators, and four whole-graph numbers of 64
-channels join before the head.
+`nar_former`, its depth token the encoded number of operators, and the head reads four whole-graph
+numbers of 64 channels as well.
 
 Two things are not the published ones. Frequencies are 10000^(-j / 32), the release's alternative,
 because under its linear ones an extent that no training network had is encoded as a number unlike
@@ -96,7 +96,7 @@ class NarFormerNetworks(PaddedNetwork):
         )
 
     def set_output_level(self, latency: float) -> None:
-        """Moves the last bias so that an untrained network answers about ``latency``."""
+        """Sets the last bias so that an untrained network predicts about ``latency``."""
         bias = self.former.head[-1].get_parameter("bias")
         nn.init.constant_(bias, softplus_bias(latency))
 

@@ -25,7 +25,7 @@ parameters, and latencies in milliseconds.
 
 Two ways to run the same weights: `NarFormerV2.forward` on a padded batch with dense adjacency
 (the formulas as printed; accelerators), and `NarFormerV2.forward_merged` on a batch in which
-operators that must come out equal are computed once (CPU; see `tokenizer.batch.MergedBatch`).
+operators that must come out equal are computed once (CPU; see `tokenizer.batching.MergedBatch`).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class EdgeAttention(nn.Module):
         target, source = hop.target, hop.source
         scores = (z[hop.own[target]] * z[source]).sum(dim=-1) * self.scale  # [E]
         total = scores.new_zeros(hop.own.shape[0]).index_add(0, target, scores) + _EPSILON
-        # A sparse matrix product: embedding_bag sums the weighted rows of x for each target.
+        # A sparse matmul: embedding_bag sums the weighted rows of x for each target.
         attended = F.embedding_bag(
             source, x, hop.offsets, mode="sum", per_sample_weights=scores / total[target]
         )  # [R_out, D_in]

@@ -9,7 +9,7 @@ see the operators that operator i
 
 and the feed-forward looks one step forward and one step back::
 
-    FFN(x) = W_2 relu(x W_1 + [A (x W_g)_1 | A^T (x W_g)_2])     the two halves of the channels
+    FFN(x) = W_2 relu(x W_1 + [A (x W_g)_1 | A^T (x W_g)_2])     channels in two equal parts
 
 Shape legend: ``B`` graphs, ``N`` operators of the largest, ``D`` channels, ``H`` heads.
 """
@@ -80,7 +80,7 @@ class DirectedFeedForward(nn.Module):
 
     Args:
         channels: Channels ``D`` in and out.
-        hidden: Hidden channels, even: one half sees consumers, the other producers.
+        hidden: Hidden channels, an even number: half of them see consumers, half producers.
         dropout: Drop probability after each linear map.
     """
 

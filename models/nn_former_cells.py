@@ -9,10 +9,10 @@ Xu et al., CVPR 2025, arXiv 2507.00880; the blocks are those of `nn_former`::
 Width 160, hidden width 640, 4 heads and dropout 0.1 are as in the authors' released scripts for 100
 and 172 cells of NAS-Bench-101 and for 156 and 781 of NAS-Bench-201 (github.com/XuRuihan/NNFormer,
 ``scripts/accuracy_predict/tnasp``, ``config.py``); so is depth 12, but for 172 cells,
-where it is 6. What goes in and how the answer is read out are this package's own: one-hot
-operations here, encoded operation numbers there; the mean over operators and a sigmoid here, a
-class token beside a depth token there. There are no position encodings, so the answer is the same
-for every order of the operators.
+where it is 6. Inputs and readout are this package's own: one-hot operations here, encoded
+operation numbers there; the mean over operators and a sigmoid here, a class token and a depth token
+there. There are no position encodings, so the prediction is the same for every order of the
+operators.
 """
 
 from __future__ import annotations

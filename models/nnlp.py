@@ -112,7 +112,7 @@ class Nnlp(WholeGraphNetwork):
         self.dropout = Dropout(config.dropout)
 
     def set_output_level(self, latency_ms: float) -> None:
-        """Moves each head's last bias so that an untrained network answers ``latency_ms``."""
+        """Sets each head's last bias so that an untrained network predicts ``latency_ms``."""
         for head in self.heads:
             nn.init.constant_(list(head.parameters())[-1], softplus_bias(latency_ms))
 
@@ -122,7 +122,7 @@ class Nnlp(WholeGraphNetwork):
         return len(self.heads) - 1
 
     def trunk_parameters(self) -> list[nn.Parameter]:
-        """What all platforms share, for fine-tuning it slower than a new head, or not at all."""
+        """Parameters that all platforms share, to train slower than a new head or not at all."""
         return [*self.blocks.parameters(), *self.static.parameters()]
 
     def platforms(self, tokens: Tensor, adjacency: Tensor, mask: Tensor, static: Tensor) -> Tensor:

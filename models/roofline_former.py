@@ -1,4 +1,4 @@
-"""Roofline former: directed attention gives every operator its place in a physical cost model.
+"""`RooflineFormer`: attention over a network's edges corrects a physical cost for each operator.
 
 A network's latency is a sum over its operators, and each operator's latency is bounded by what it
 computes and moves. What an operator is fused with, and which layout its neighbours leave behind,
@@ -22,11 +22,11 @@ decides how much of that it costs. So::
 ``a``, ``b`` and ``c`` are bounded by ``bound * tanh(. / bound)``: a correction of at most e^4 to
 a physical estimate extrapolates to sizes that no training network had, which a free function does
 not. Every term is positive, so the parts are the operators' shares of the latency. Attention
-scores are bounded too (products of normalised vectors), which needs no maximum per operator.
+scores are bounded too (cosines times a temperature), which needs no maximum per operator.
 
 Attention sees what an operator's neighbours are and what they move, at a quarter of the width: all
 of their numbers at the full width cost more and predict no better. An operator that no training
-network held is described by its category, because its own embedding starts at 0 and stays there.
+network has is described by its category, because its own embedding starts at 0 and stays there.
 
 Shape legend: ``R`` operators of all graphs of a batch, ``E`` edges of one direction with one more
 for each operator itself, ``B`` graphs, ``D`` channels, ``H`` heads, ``P`` devices.
@@ -42,14 +42,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES
+from tvm_costmodel.tokenizer.operator_features import CATEGORY_OF_SLOT, FEATURES
 
 _SEEN = ("consumers", "operands", "constants", "written bytes", "read bytes", "intensity")
 CONTEXT = [i for i, name in enumerate(FEATURES) if name in _SEEN or name.startswith("folded ")]
 """Numbers of a token that its neighbours see."""
 
 CONTEXTS = ("types", "full", "none")
-"""What attention may see, see `RooflineFormerConfig`."""
+"""Inputs of attention, see `RooflineFormerConfig`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class GraphBatch(NamedTuple):
     Attributes:
         slot: int64 [R].
         numbers: float [R, F].
-        work: float [R, 3], see `tvm_costmodel.tokenizer.physical.WORK`.
+        work: float [R, 3], see `tvm_costmodel.tokenizer.operator_features.WORK`.
         source: int64 [E], the operator that is read: every operator itself, then producers.
         target: int64 [E], the operator that reads. Swapped, they are the edges to consumers.
         graph: int64 [R], which graph each operator belongs to.
@@ -248,7 +248,7 @@ class RooflineFormer(nn.Module):
         return self.cost(batch.numbers, batch.work, self.context(batch))
 
     def context(self, batch: GraphBatch) -> Tensor:
-        """What attention tells of every operator's neighbourhood, [R, D_c].
+        """State of every operator after attention over its neighbourhood, [R, D_c].
 
         Unless the configuration's context is ``full``, it follows from the slots, the edges and
         the numbers at `CONTEXT` alone.

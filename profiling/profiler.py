@@ -5,66 +5,44 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from tvm_costmodel.compilers.registry import DEFAULT_COMPILER
 from tvm_costmodel.errors import DeviceError, MeasurementError, StoreError
-from tvm_costmodel.profiling.cores import TimingLock, beside, default_cores
 from tvm_costmodel.profiling.devices import Device, resolve_device
-from tvm_costmodel.profiling.environment import environment_id
-from tvm_costmodel.profiling.measurement import (
+from tvm_costmodel.profiling.measuring.cpu_affinity import (
+    TimingLock,
+    default_cores,
+    off_label_cores,
+)
+from tvm_costmodel.profiling.measuring.environment import environment_id
+from tvm_costmodel.profiling.measuring.record import (
     KernelTime,
     Measurement,
     MeasurementConfig,
     measurement_key,
 )
-from tvm_costmodel.profiling.rows import timing_from_dict
+from tvm_costmodel.profiling.outcome import (
+    ProfileSummary,
+    SourceResult,
+    better_row,
+    empty_row,
+    kernel_time,
+    now,
+    result_of,
+    status_of,
+)
 from tvm_costmodel.profiling.runners.rpc import session_remedy
 from tvm_costmodel.profiling.sources import FileSource, Source, source_from_dict
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker, WorkerFailure, error_type
+from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.worker.client import Worker, WorkerFailure, error_type
 
 logger = logging.getLogger(__name__)
-
-_COMPILER = "tvm_costmodel.compilers.relax"
-
-
-@dataclass(frozen=True)
-class SourceResult:
-    """What became of one source."""
-
-    family: str
-    key: str
-    graph_hash: str
-    status: str
-    latency_s: float | None
-    reused: bool
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class ProfileSummary:
-    """What a run did. ``measured + reused + failed`` is the number of networks it went through."""
-
-    measured: int
-    reused: int
-    failed: int
-    store: str
-    device: str
-    pipeline_key: str
-    seconds: float
-    stopped: str
-    """Why it ended: ``finished``, ``count``, ``minutes`` or ``interrupted``."""
-    results: tuple[SourceResult, ...] = field(repr=False, default=())
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a keyboard interrupt ended it."""
-        return self.stopped == "interrupted"
 
 
 class Profiler:
@@ -74,14 +52,15 @@ class Profiler:
         device: A device or its name; ``cpu`` is this machine.
         store: Where rows go; a path is opened, and created where there is none.
         measurement: How a label is taken.
-        pipeline: Settings for ``PipelineConfig.from_dict``; None for its defaults.
+        pipeline: Fields of the compiler's config; None for its defaults.
         cores: Cores that labels are taken on; the last ones of this machine by default.
         retry_failed: Measure networks again whose stored row is a failure.
         progress: Show a bar on standard error.
-        compiler: Module with ``build``, ``PipelineConfig``, ``cpu_target`` and versions.
+        compiler: ``relax``, ``relay``, or ``package.module:ATTRIBUTE`` for a compiler of one's own,
+            see `tvm_costmodel.compilers.registry.compiler_named`.
         check_machine: Refuse a store whose labels of this device come from another processor.
         timing_lock: File that programs share which measure on this machine at the same time, each
-            on other cores: they build beside one another and time alone, see `cores.TimingLock`.
+            on other cores: they build at the same time and time alone, see `TimingLock`.
     """
 
     def __init__(
@@ -93,7 +72,7 @@ class Profiler:
         cores: Sequence[int] | None = None,
         retry_failed: bool = False,
         progress: bool = True,
-        compiler: str = _COMPILER,
+        compiler: str = DEFAULT_COMPILER,
         check_machine: bool = True,
         timing_lock: str | Path | None = None,
     ) -> None:
@@ -135,8 +114,8 @@ class Profiler:
                 new label is noisy and slower.
 
         Returns:
-            Counts and one result for each network. A keyboard interrupt ends the run cleanly and
-            is told in ``stopped``; every row committed so far stays.
+            Counts and one result for each network. A keyboard interrupt ends the run cleanly, and
+            ``stopped`` says so; every row committed so far stays.
 
         Raises:
             StoreError: The store cannot be written (the disk is full, for instance).
@@ -147,7 +126,7 @@ class Profiler:
         deadline = begin + minutes * 60 if minutes is not None else float("inf")
         results: list[SourceResult] = []
         stopped = "finished"
-        with beside(self.cores, self.device), self._bar(sources, count) as bar:
+        with off_label_cores(self.cores, self.device), self._bar(sources, count) as bar:
             try:
                 self._greet()
                 for source in sources:
@@ -166,7 +145,7 @@ class Profiler:
         return self.summary(results, stopped, time.monotonic() - begin)
 
     def remeasure_stale(self, minutes: float | None = None) -> ProfileSummary:
-        """Measures again what older versions of the pipeline or protocol made.
+        """Measures again the networks whose labels an older pipeline or protocol made.
 
         A label of an older version is dropped once its network has a row of this version.
         """
@@ -189,7 +168,7 @@ class Profiler:
         self._worker.stop()
 
     def _greet(self) -> None:
-        """Starts the worker and keeps what it says of pipeline and environment."""
+        """Starts the worker and notes its pipeline and environment."""
         greeting = self._worker.start()
         self._pipeline_key = greeting["pipeline_key"]
         self._pipeline = greeting["pipeline"]
@@ -231,11 +210,11 @@ class Profiler:
             return known
         row = replace(row, created_at=now())
         if remeasure:
-            row = _better(row, self.store.get(row.key))
+            row = better_row(row, self.store.get(row.key))
         self.store.put_measurement(row)
         if row.status != "ok":
             logger.warning("%s: %s: %s", source.family, row.status, row.error[:300])
-        return _result(row)
+        return result_of(row)
 
     def _row(
         self,
@@ -243,27 +222,9 @@ class Profiler:
         graph: tuple[str, str] = ("", ""),
         pipeline: tuple[str, Mapping[str, Any]] | None = None,
     ) -> Measurement:
-        """A row of a source before anything was measured.
-
-        Args:
-            source: The network.
-            graph: Its hash and JSON; empty where they are not known yet.
-            pipeline: Key and settings; the run's own when not given.
-        """
-        key, settings = pipeline or (self._pipeline_key, self._pipeline)
-        return Measurement(
-            key=measurement_key(graph[0] or source.key, self.device.name, key),
-            graph_hash=graph[0],
-            graph=graph[1],
-            device=self.device.name,
-            config_key=key,
-            pipeline=settings,
-            family=source.family,
-            source=source.to_dict(),
-            source_key=source.key,
-            status="ok",
-            environment_id=self._environment_id,
-        )
+        """An empty row of a source, with the run's own pipeline when none is given."""
+        pipeline = pipeline or (self._pipeline_key, self._pipeline)
+        return empty_row(source, self.device.name, pipeline, self._environment_id, graph)
 
     def _attempt(
         self, row: Measurement, source: Source, remeasure: bool
@@ -275,11 +236,11 @@ class Profiler:
             self._worker.refresh()
             self._same_pipeline(self._worker.start())
             start = time.perf_counter()
-            told = self._worker.request("describe", limits.source_timeout_s, source=row.source)
+            response = self._worker.request("describe", limits.source_timeout_s, source=row.source)
             seconds["source"] = time.perf_counter() - start
-            graph_hash = told["graph_hash"]
+            graph_hash = response["graph_hash"]
             row = replace(
-                row, key=self._key(graph_hash), graph_hash=graph_hash, graph=told["graph"]
+                row, key=self._key(graph_hash), graph_hash=graph_hash, graph=response["graph"]
             )
             known = None if remeasure else self._known(source, graph_hash)
             if known is not None:
@@ -297,11 +258,11 @@ class Profiler:
             if fault is DeviceError:  # the board's fault, not the network's
                 raise DeviceError(str(failure)) from failure
             if stage == "source" and isinstance(source, FileSource) and fault is not None:
-                raise fault(str(failure)) from failure  # a bad file is its giver's to mend
-            row = replace(row, status=status_of(stage, failure), error=self._told(failure))
+                raise fault(str(failure)) from failure  # the caller has to fix a bad file
+            row = replace(row, status=status_of(stage, failure), error=self._error_text(failure))
         return replace(row, seconds=seconds), None
 
-    def _told(self, failure: WorkerFailure) -> str:
+    def _error_text(self, failure: WorkerFailure) -> str:
         """The failure's text; TVM ends the whole worker on some breaks of a board's session."""
         if failure.kind != "crash" or self.device.runner != "rpc":
             return str(failure)
@@ -319,18 +280,18 @@ class Profiler:
         hashes = [kernel["hash"] for kernel in kernels] if self.measurement.kernels else []
         known = set() if remeasure else self.store.known_kernels(*place, hashes)
         wanted = [h for h in dict.fromkeys(hashes) if h not in known]
-        told = self._worker.request("measure", self.measurement.run_timeout_s, kernels=wanted)
-        seconds.update(told["seconds"])
+        response = self._worker.request("measure", self.measurement.run_timeout_s, kernels=wanted)
+        seconds.update(response["seconds"])
         timed: list[KernelTime] = []
         for kernel in kernels if self.measurement.kernels else []:
-            times = told["kernels"].get(kernel["hash"])
+            times = response["kernels"].get(kernel["hash"])
             stored = self.store.kernel(kernel["hash"], *place)
             if times is not None and (stored is None or times[0] < stored.latency_s):
-                timed.append(_kernel_time(kernel, times))
+                timed.append(kernel_time(kernel, times))
             elif stored is not None:
                 timed.append(replace(stored, name=kernel["name"], calls=kernel["calls"]))
-        row = replace(row, timing=timing_from_dict(told["timing"]), kernels=tuple(timed))
-        if told["finite"]:
+        row = replace(row, timing=timing_from_dict(response["timing"]), kernels=tuple(timed))
+        if response["finite"]:
             return row
         return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
 
@@ -375,48 +336,3 @@ def _show(bar: Any, results: list[SourceResult]) -> None:
     shown = f"{last * 1e3:.3g} ms" if last is not None else results[-1].status
     bar.set_postfix_str(f"failed {failed}, last {results[-1].family} {shown}", refresh=False)
     bar.update(1)
-
-
-def status_of(stage: str, failure: WorkerFailure) -> str:
-    """A row's status from the stage that failed and how."""
-    if stage == "source":
-        return "source_failed"
-    return f"{stage}_timeout" if failure.kind == "timeout" else f"{stage}_failed"
-
-
-def now() -> str:
-    """The time as rows keep it: UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _better(new: Measurement, old: Measurement | None) -> Measurement:
-    """The new row, with the old label where that was quieter or, both being noisy, faster."""
-    if old is None or old.timing is None or old.status != "ok" or new.timing is None:
-        return new
-    if new.timing.quiet or new.timing.latency_s < old.timing.latency_s:
-        return new
-    return replace(new, timing=old.timing, environment_id=old.environment_id)
-
-
-def _kernel_time(kernel: Mapping[str, Any], times: Sequence[float]) -> KernelTime:
-    parameters = tuple((tuple(shape), dtype) for shape, dtype in kernel["parameters"])
-    return KernelTime(
-        name=kernel["name"],
-        hash=kernel["hash"],
-        calls=kernel["calls"],
-        latency_s=times[0],
-        noise=times[1],
-        parameters=parameters,
-    )
-
-
-def _result(row: Measurement) -> SourceResult:
-    return SourceResult(
-        family=row.family,
-        key=row.key,
-        graph_hash=row.graph_hash,
-        status=row.status,
-        latency_s=row.latency_s if row.status == "ok" else None,
-        reused=False,
-        error=row.error,
-    )

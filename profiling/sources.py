@@ -1,23 +1,24 @@
 """Where networks to measure come from: a sampled workload or a model file.
 
-A source is a few JSON values. It travels to the worker process, which alone builds the Relax
-module from it, so the calling process never imports TVM.
+A source is a few JSON values. It travels to the worker process, which alone builds the network
+from it, so the calling process never imports TVM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.profiling.measurement import content_key
+from tvm_costmodel.compilers.registry import DEFAULT_COMPILER, known_compiler
+from tvm_costmodel.errors import ConfigError, ModelFileError
+from tvm_costmodel.profiling.measuring.record import content_key
 
 if TYPE_CHECKING:
     import tvm
 
-    from tvm_costmodel.graph import OpGraph
+    from tvm_costmodel.graph.op_graph import OpGraph
 
 
 class Source(Protocol):
@@ -44,44 +45,40 @@ class WorkloadSource:
 
     family: str
     params: Mapping[str, Any] = field(default_factory=dict)
-    compiler: str = "relax"
+    compiler: str = DEFAULT_COMPILER
 
     @property
     def key(self) -> str:
         """Content key over family and parameters."""
-        return content_key("workload", self.family, dict(self.params), *_other(self.compiler))
+        compiler = _compiler_fields(self.compiler).values()
+        return content_key("workload", self.family, dict(self.params), *compiler)
 
     def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
         """Builds the network with constant weights and exports its graph."""
         from tvm_costmodel.profiling.workloads import FAMILIES
 
+        compiler = known_compiler(self.compiler)
         if self.family not in FAMILIES:
             raise ConfigError(
                 f"unknown workload family {self.family!r}; known: {', '.join(sorted(FAMILIES))}"
             )
         module = FAMILIES[self.family].build(dict(self.params), self.compiler)
-        if self.compiler == "relay":
-            from tvm_costmodel.frontends.relay import from_relay
-
-            return module, from_relay(module)
-        from tvm_costmodel.frontends.relax import from_relax
-
-        return module, from_relax(module)
+        return compiler.module_graph(module)
 
     def to_dict(self) -> dict[str, Any]:
         """The source as JSON values."""
         record = {"kind": "workload", "family": self.family, "params": dict(self.params)}
-        return record | _told(self.compiler)
+        return record | _compiler_fields(self.compiler)
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A model file: ``.onnx``, ``.pt2`` or the JSON of a Relax module; for Relay, a Relay one."""
+    """A model file that its compiler reads: ``.onnx``, ``.pt2`` (Relax) or a module's JSON."""
 
     path: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     family: str = "file"
-    compiler: str = "relax"
+    compiler: str = DEFAULT_COMPILER
 
     @property
     def key(self) -> str:
@@ -89,7 +86,8 @@ class FileSource:
         stat = Path(self.path).stat() if Path(self.path).exists() else None
         mark = (stat.st_size, stat.st_mtime_ns) if stat else None
         place = str(Path(self.path).resolve())
-        return content_key("file", place, mark, dict(self.shapes), *_other(self.compiler))
+        compiler = _compiler_fields(self.compiler).values()
+        return content_key("file", place, mark, dict(self.shapes), *compiler)
 
     def load(self) -> tuple[tvm.ir.IRModule, OpGraph]:
         """Imports the file and exports its graph.
@@ -97,11 +95,8 @@ class FileSource:
         Raises:
             ModelFileError: The file holds a graph alone, which cannot be run.
         """
-        from tvm_costmodel.errors import ModelFileError
-        from tvm_costmodel.frontends import load_model, load_relay_model
-
-        load = load_relay_model if self.compiler == "relay" else load_model
-        model = load(self.path, dict(self.shapes) or None)
+        compiler = known_compiler(self.compiler)
+        model = compiler.load_model(self.path, dict(self.shapes) or None)
         if model.module is None:
             raise ModelFileError(
                 f"{self.path} holds a graph without weights, which cannot be measured; "
@@ -113,26 +108,22 @@ class FileSource:
         """The source as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         record = {"kind": "file", "path": str(self.path), "shapes": shapes, "family": self.family}
-        return record | _told(self.compiler)
+        return record | _compiler_fields(self.compiler)
 
 
-def _other(compiler: str) -> tuple[str, ...]:
-    """What a source's key holds of its compiler: nothing for the usual one."""
-    return () if compiler == "relax" else (compiler,)
-
-
-def _told(compiler: str) -> dict[str, str]:
-    return {} if compiler == "relax" else {"compiler": compiler}
+def _compiler_fields(compiler: str) -> dict[str, str]:
+    """What a source's JSON values and key hold of its compiler: nothing for the default one."""
+    return {} if compiler == DEFAULT_COMPILER else {"compiler": compiler}
 
 
 def _workload(record: Mapping[str, Any]) -> Source:
-    compiler = record.get("compiler", "relax")
+    compiler = record.get("compiler", DEFAULT_COMPILER)
     return WorkloadSource(record["family"], dict(record["params"]), compiler)
 
 
 def _file(record: Mapping[str, Any]) -> Source:
     shapes = {name: tuple(shape) for name, shape in record.get("shapes", {}).items()}
-    compiler = record.get("compiler", "relax")
+    compiler = record.get("compiler", DEFAULT_COMPILER)
     return FileSource(record["path"], shapes, record.get("family", "file"), compiler)
 
 
@@ -150,3 +141,17 @@ def source_from_dict(record: Mapping[str, Any]) -> Source:
     if kind not in KINDS:
         raise ConfigError(f"unknown source kind {kind!r}; known: {', '.join(sorted(KINDS))}")
     return KINDS[kind](record)
+
+
+def suite(
+    name: str,
+    count: int,
+    seed: int = 0,
+    compiler: str = "relax",
+    families: Sequence[str] = (),
+) -> Iterator[WorkloadSource]:
+    """The networks that `tvm_costmodel.profiling.workloads.sample_suite` draws, as sources."""
+    from tvm_costmodel.profiling.workloads import sample_suite
+
+    for family, params in sample_suite(name, count, seed, families):
+        yield WorkloadSource(family, params, compiler)

@@ -4,21 +4,22 @@
     python scripts/profile_device.py --store cpu.db --count 100
     python scripts/profile_device.py --tracker HOST:PORT --key rpi4 --store rpi4.db --count 100
 
-The same as ``tvm-costmodel profile`` with ``--suite default`` when nothing else is named; it takes
-that command's options.
+The same as ``tvm-costmodel profile``, with its options; measures ``--suite default`` when nothing
+else is named.
 """
 
 import sys
 
 from tvm_costmodel.cli import main
 
-CHOICES = ("--suite", "--remeasure-stale", "--remeasure-noisy", "--import", "--export")
+WORK = ("--suite", "--remeasure-stale", "--remeasure-noisy", "--import", "--export")
 
 
-def arguments(given: list[str]) -> list[str]:
-    """The command line of ``profile`` that these arguments stand for."""
-    named = any(word.split("=")[0] in CHOICES for word in given)
-    return ["profile", *given] if named else ["profile", "--suite", "default", *given]
+def arguments(argv: list[str]) -> list[str]:
+    """The arguments of ``tvm-costmodel profile``: the default suite where nothing else is named."""
+    if any(word.split("=")[0] in WORK for word in argv):
+        return ["profile", *argv]
+    return ["profile", "--suite", "default", *argv]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the main job on a real network: export its graph, predict its latency on
-# this CPU, measure it, and set the predictors beside the measurement. Give an .onnx file (and the
+# this CPU, measure it, and compare the predictors with the measurement. Give an .onnx file (and the
 # shape of dynamic inputs) to use your own: bash scripts/quickstart.sh model.onnx --shape x=1,3,224,224
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,10 +1,11 @@
-"""Graphs made by hand, so that tests of everything behind the front ends need no TVM."""
+"""Graphs written by hand, so that tests of everything behind the front ends need no TVM."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tvm_costmodel.graph import Operator, OpGraph, TensorType
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.graph.types import Operator, TensorType
 
 
 def tensor(*shape: int) -> TensorType:
@@ -109,17 +110,17 @@ def unknown_graph(op: str = "com.acme.magic") -> OpGraph:
     return b.graph(b.relu(b.add(op, [b.conv(0, 8)], (1, 8, 16, 16))))
 
 
-def made_up_latency(graph: OpGraph) -> float:
+def synthetic_latency(graph: OpGraph) -> float:
     """Seconds on an imaginary machine of 50 GFLOP/s and 10 GB/s, each operator alone."""
     return sum(2e-6 + max(cost.flops / 50e9, cost.bytes / 10e9) for cost in graph.costs)
 
 
 def labelled_graphs(count: int, seed: int = 0) -> tuple[list[OpGraph], np.ndarray]:
-    """Distinct small graphs and their made-up seconds."""
+    """Distinct small graphs and their synthetic latencies in seconds."""
     rng = np.random.default_rng(seed)
     graphs: dict[str, OpGraph] = {}
     while len(graphs) < count:
         graph = plain_graph(rng)
         graphs[graph.hash] = graph
-    found = list(graphs.values())
-    return found, np.array([made_up_latency(graph) for graph in found])
+    distinct = list(graphs.values())
+    return distinct, np.array([synthetic_latency(graph) for graph in distinct])

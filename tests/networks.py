@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tvm_costmodel.frontends.onnx import randomise_weights
+from tvm_costmodel.frontends.onnx.reader import randomise_weights
 
 if TYPE_CHECKING:
     import tvm
@@ -105,7 +105,7 @@ def run_relax(mod: tvm.IRModule, inputs: list[np.ndarray], fast: bool = False) -
     import tvm
 
     from tvm_costmodel.compilers import relax
-    from tvm_costmodel.compilers.verify import run
+    from tvm_costmodel.compilers.relax.verification import run
 
     if fast:
         return run(relax.build(mod, relax.cpu_target(), relax.PipelineConfig()).executable, inputs)

@@ -1,4 +1,4 @@
-"""What ships with the package belongs together: labels, checkpoints and the code that made them."""
+"""Shipped labels, checkpoints and the code that produced them belong together."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from tests.networks import onnx_network_path
 from tvm_costmodel.compilers.relax import PipelineConfig
 from tvm_costmodel.frontends import load_model
 from tvm_costmodel.models import ZOO
-from tvm_costmodel.predictor import checkpoint_path, load_predictor, zoo
-from tvm_costmodel.profiling.variants import read_variants
+from tvm_costmodel.predictors.checkpoint import read_export
+from tvm_costmodel.predictors.loading import checkpoint_path, load_predictor, zoo
+from tvm_costmodel.profiling.label_files.networks import read_labels
+from tvm_costmodel.profiling.label_files.variants import read_variants
 from tvm_costmodel.profiling.workloads import FAMILIES
-from tvm_costmodel.training.checkpoint import read_export
-from tvm_costmodel.training.labels import LabelledGraphs
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.scoring import scorer_for
-from tvm_costmodel.tuning.space import DecisionSpace
-from tvm_costmodel.tuning.variant_labels import LABEL_TOLERANCE
+from tvm_costmodel.training.dataset import LabelledGraphs
+from tvm_costmodel.tuning.learning.collect_variants import LABEL_TOLERANCE
+from tvm_costmodel.tuning.scoring.scorer import scorer_for
+from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
 FOLDER = Path(__file__).parents[1] / "profiling" / "labels"
 LABELS = FOLDER / "cpu-x86-avx512.jsonl.xz"
@@ -28,7 +29,7 @@ RELAY_VARIANTS = FOLDER / "cpu-x86-avx512-relay-variants.jsonl.xz"
 
 @pytest.fixture(scope="module")
 def labels() -> LabelledGraphs:
-    return LabelledGraphs.from_file(LABELS)
+    return LabelledGraphs.of(read_labels(LABELS))
 
 
 def test_labels_cover_every_family(labels: LabelledGraphs) -> None:
@@ -61,7 +62,7 @@ def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
     assert all(len(group.good) == 7 for group in variants.groups)
     card = next(entry.card for entry in zoo() if entry.predictor == "kernel_former")
     assert card["training_set"] == f"{variants.hash[:16]}+{labels.hash}"
-    # what is decided now, as it was when it was measured
+    # the decisions of today's space are those that were measured
     for group in variants.groups[::25]:
         space = DecisionSpace.for_graph(group.graph, LABEL_TOLERANCE)
         for variant in group.good:
@@ -71,8 +72,8 @@ def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
 def test_labels_of_relay_are_600_and_the_predictor_learned_from_them() -> None:
     variants = read_variants(RELAY_VARIANTS)
     assert variants.device == "cpu-x86-avx512-relay"
-    undecided = len(variants)  # each network is a label of its own too
-    assert undecided + sum(len(group.good) for group in variants.groups) >= 600
+    defaults = len(variants)  # the default build of each network is a label too
+    assert defaults + sum(len(group.good) for group in variants.groups) >= 600
     (card,) = [entry.card for entry in zoo() if entry.predictor == "relay_kernel_former"]
     assert card["training_set"] == variants.hash[:16] and card["device"] == variants.device
     assert card["started_from"]["predictor"] == "kernel_former"
@@ -90,7 +91,7 @@ def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> N
     (best,) = scorer.best_values([space.default])
     slow = Candidate.of({(NETWORK, "layout"): "NCHW"})
     default, winograd, channels_first = scorer.score([space.default, best, slow]).latency_s
-    chosen = [value for _, name, value in best.decided if name == "algorithm"]
+    chosen = [value for _, name, value in best.entries if name == "algorithm"]
     assert len(chosen) >= 12 and set(chosen) <= {"winograd2", "winograd4"}
     assert 1.5 < default / winograd < 3.0 and channels_first > default
 

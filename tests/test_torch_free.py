@@ -1,4 +1,4 @@
-"""What works in an installation without torch and without TVM, such as one beside an older TVM.
+"""What works in an installation without torch and without TVM, such as one with an older TVM.
 
 These tests run in any installation, on Python 3.10 with NumPy, ONNX Runtime and XGBoost alone.
 """
@@ -15,8 +15,8 @@ import pytest
 
 from tests.graphs import labelled_graphs, resnet_graph
 from tvm_costmodel.cli import main
-from tvm_costmodel.predictor import Predictor, load_predictor
-from tvm_costmodel.training.registry import EXPORTED
+from tvm_costmodel.predictors.loading import Predictor, load_predictor
+from tvm_costmodel.predictors.registry import EXPORTED
 
 pytest.importorskip("onnxruntime")
 
@@ -63,9 +63,9 @@ def test_the_command_line_predicts_a_graph_from_its_json(
     path.write_text(RESNET50.to_json())
     argv = ["predict", str(path), "--device", DEVICE, "--engine", "onnxruntime"]
     assert main([*argv, "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["latency_ms"] == pytest.approx(predictor.predict(RESNET50).latency_s * 1e3)
-    assert told["graph_hash"] == RESNET50.hash and len(told["per_op"]) > 50
+    response = json.loads(capsys.readouterr().out)
+    assert response["latency_ms"] == pytest.approx(predictor.predict(RESNET50).latency_s * 1e3)
+    assert response["graph_hash"] == RESNET50.hash and len(response["per_op"]) > 50
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed here")

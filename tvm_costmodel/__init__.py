@@ -12,40 +12,76 @@ Names load when they are first used, so that importing the package needs neither
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvm_costmodel.errors import CostModelError
+    from tvm_costmodel.frontends.model_files import from_json, load_model
+    from tvm_costmodel.frontends.onnx import from_onnx
+    from tvm_costmodel.frontends.relax import ExportGraph, from_relax
+    from tvm_costmodel.frontends.relay import from_relay
+    from tvm_costmodel.frontends.torch_export import from_torch
+    from tvm_costmodel.graph import Operator, OpGraph, TensorType
+    from tvm_costmodel.predictors.loading import Estimate, Predictor, load_predictor
+    from tvm_costmodel.tuning.relax_pipeline import relax_pipeline
+    from tvm_costmodel.tuning.result import TuneResult
+    from tvm_costmodel.tuning.tune import tune
+
+from tvm_costmodel import _moved
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_moved.install()
+
+_MODULES = {
     "CostModelError": "errors",
     "OpGraph": "graph",
     "Operator": "graph",
     "TensorType": "graph",
-    "from_json": "frontends",
+    "from_json": "frontends.model_files",
     "from_relax": "frontends.relax",
     "from_relay": "frontends.relay",
     "from_onnx": "frontends.onnx",
-    "from_torch": "frontends.torch",
-    "load_model": "frontends",
+    "from_torch": "frontends.torch_export",
+    "load_model": "frontends.model_files",
     "ExportGraph": "frontends.relax",
-    "Estimate": "predictor",
-    "Predictor": "predictor",
-    "load_predictor": "predictor",
+    "Estimate": "predictors.loading",
+    "Predictor": "predictors.loading",
+    "load_predictor": "predictors.loading",
     "TuneResult": "tuning.result",
-    "relax_pipeline": "tuning.compile_pass",
+    "relax_pipeline": "tuning.relax_pipeline",
     "tune": "tuning.tune",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [
+    "CostModelError",
+    "Estimate",
+    "ExportGraph",
+    "OpGraph",
+    "Operator",
+    "Predictor",
+    "TensorType",
+    "TuneResult",
+    "from_json",
+    "from_onnx",
+    "from_relax",
+    "from_relay",
+    "from_torch",
+    "load_model",
+    "load_predictor",
+    "relax_pipeline",
+    "tune",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_MODULES]

@@ -1,7 +1,7 @@
 """Every error that the package raises on purpose.
 
-A message holds what failed, the value that was got, what is allowed, and the command or argument
-that mends it, so that it reads the same from Python and from the command line.
+A message holds what failed, the value that was given, what is allowed, and the command or argument
+that fixes it, so that it reads the same from Python and from the command line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UnsupportedOperatorError(CostModelError):
 
 
 class DeviceError(CostModelError):
-    """A device is unknown, unreachable or not the one that was asked for."""
+    """A device is unknown, unreachable or not the one that was requested."""
 
 
 class CheckpointError(CostModelError):

@@ -1,4 +1,4 @@
-"""Devices that latency is measured on: one TOML file each, beside this one or the user's own."""
+"""Devices that latency is measured on: one TOML file each, in this folder or the user's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.compilers.registry import COMPILERS, DEFAULT_COMPILER
 from tvm_costmodel.errors import ConfigError, DeviceError, require_known
 
 if sys.version_info >= (3, 11):
@@ -18,11 +19,12 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
+_OTHER_COMPILERS = tuple(name for name in COMPILERS if name != DEFAULT_COMPILER)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Something that networks are timed on. Labels are kept under its name."""
+    """A machine or board that networks are timed on. Labels are stored under its name."""
 
     name: str
     description: str = ""
@@ -34,7 +36,7 @@ class Device:
     tracker: str = ""
     """``host:port`` of the tracker."""
     key: str = ""
-    """Under which name the board registered at the tracker."""
+    """Name that the board registered under at the tracker."""
     cross_compiler: str = ""
     """C++ compiler that links for the board; empty lets the board's RPC server link."""
     session_timeout_s: int = 120
@@ -60,7 +62,7 @@ class Device:
 
     def with_compiler(self, compiler: str) -> Device:
         """The same device for another compiler, whose labels are no labels of the usual one."""
-        if compiler == "relax" or self.name.endswith(f"-{compiler}"):
+        if compiler == DEFAULT_COMPILER or self.name.endswith(f"-{compiler}"):
             return self
         return replace(self, name=f"{self.name}-{compiler}")
 
@@ -106,8 +108,8 @@ def resolve_device(name: str = "cpu") -> Device:
     if name in known:
         return known[name]
     base, _, suffix = name.rpartition("-")
-    if suffix == "relay":
-        return resolve_device(base).with_compiler("relay")
+    if suffix in _OTHER_COMPILERS:
+        return resolve_device(base).with_compiler(suffix)
     if base in known and suffix.endswith("t") and suffix[:-1].isdigit():
         return known[base].with_threads(int(suffix[:-1]))
     near = difflib.get_close_matches(name, ["cpu", *known], 1, 0.4)
@@ -116,6 +118,12 @@ def resolve_device(name: str = "cpu") -> Device:
         f"unknown device {name!r}{hint}; known: cpu, {', '.join(known)}, or the path of a .toml "
         "file (`tvm-costmodel devices` describes them)"
     )
+
+
+def without_compiler(name: str) -> str:
+    """The name under which labels of the default compiler are kept for the same device."""
+    base, _, suffix = name.rpartition("-")
+    return base if suffix in _OTHER_COMPILERS else name
 
 
 def choose_device(

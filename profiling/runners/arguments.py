@@ -34,7 +34,7 @@ def random_array(spec: TensorSpec, seed: int = 0) -> np.ndarray:
 
 
 class ArgumentPool:
-    """Hands out TVM tensors over memory that is used again for the next kernel."""
+    """Gives TVM tensors over memory that is reused for the next kernel."""
 
     def __init__(self) -> None:
         self._inputs = np.empty(0, np.uint8)

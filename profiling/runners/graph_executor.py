@@ -63,7 +63,7 @@ class _Executor:
 
 
 class GraphLocalRunner(LocalRunner):
-    """Runs networks of Relay in this very program.
+    """Runs networks of Relay in this program.
 
     Args:
         target: TVM target of this machine.
@@ -73,7 +73,7 @@ class GraphLocalRunner(LocalRunner):
     """
 
     def __init__(self, target: Any) -> None:
-        from tvm_costmodel.compilers.relay_target import require_runnable_here
+        from tvm_costmodel.compilers.relay.target import require_runnable_here
 
         require_runnable_here(target)
         super().__init__(target)
@@ -126,16 +126,16 @@ class GraphNetwork:
 class GraphRpcRunner(RpcRunner):
     """Runs networks of Relay on a board that registered at a tracker.
 
-    The board's server is that of `tvm_costmodel.profiling.relay_server` where the build of TVM
-    needs it. Arguments and errors as `RpcRunner`.
+    The board runs `tvm_costmodel.profiling.runners.relay_rpc_server` where its build of TVM needs
+    it. Arguments and errors as `RpcRunner`.
     """
 
-    server = "tvm_costmodel.profiling.relay_server"
+    server = "tvm_costmodel.profiling.runners.relay_rpc_server"
 
     def load(self, build: Any, inputs: Sequence[TensorSpec]) -> GraphRpcNetwork:  # type: ignore[override]
         """Opens a session, sends the network's library and sets random inputs."""
         library, kernels = self.send(build.executable, build.kernel_library)
-        with self.told("loading the network"):
+        with self.board_errors("loading the network"):
             executor = _Executor(library, self.cpu, build.inputs, inputs)
         return GraphRpcNetwork(self, executor, kernels)
 
@@ -152,7 +152,7 @@ class GraphRpcNetwork:
 
     def network(self, number: int, repeat: int) -> Sample:
         """Times whole runs."""
-        with self._runner.told("timing the network"):
+        with self._runner.board_errors("timing the network"):
             evaluator = self._executor.evaluator(number, repeat)
             return remote_sample(lambda: evaluator().results)
 
@@ -160,7 +160,7 @@ class GraphRpcNetwork:
         self, name: str, parameters: Sequence[TensorSpec], number: int, repeat: int
     ) -> Sample:
         """Times one kernel."""
-        with self._runner.told(f"timing the kernel {name}"):
+        with self._runner.board_errors(f"timing the kernel {name}"):
             arguments = [tensor(random_array(spec), self._runner.cpu) for spec in parameters]
             evaluator = self._kernels.time_evaluator(name, self._runner.cpu, number, repeat)
             return remote_sample(lambda: evaluator(*arguments).results)
@@ -171,7 +171,7 @@ class GraphRpcNetwork:
 
     def outputs(self) -> list[np.ndarray]:
         """Runs once and fetches every output."""
-        with self._runner.told("running the network"):
+        with self._runner.board_errors("running the network"):
             return self._executor.outputs()
 
     def close(self) -> None:
@@ -181,6 +181,6 @@ class GraphRpcNetwork:
 
 
 def _tvm_facts() -> dict[str, Any]:
-    from tvm_costmodel.frontends.tvm_generation import installed
+    from tvm_costmodel.tvm_version import installed
 
     return {"tvm": installed(), "executor": "graph"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_costmodel.compilers.results import flatten
+from tvm_costmodel.compilers.build_result import flatten
 from tvm_costmodel.errors import MeasurementError
 from tvm_costmodel.profiling.runners.arguments import ArgumentPool, random_array
 from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
@@ -18,7 +18,7 @@ from tvm_costmodel.profiling.runners.tensors import tensor
 
 
 class LocalRunner:
-    """Runs networks in this very program.
+    """Runs networks in this program.
 
     Args:
         target: TVM target of this machine.

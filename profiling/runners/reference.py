@@ -1,4 +1,4 @@
-"""The reference kernel: fixed work that is timed beside every label.
+"""The reference kernel: fixed work that is timed together with every label.
 
 It multiplies two small matrices without vectors, which follows the clock frequency and the share
 of the core, and then streams an array that is larger than a second-level cache, which follows how

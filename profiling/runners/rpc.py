@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tvm_costmodel.compilers.results import flatten
-from tvm_costmodel.compilers.stages import cross_linker
+from tvm_costmodel.compilers.build_result import flatten
+from tvm_costmodel.compilers.build_stages import cross_linker
 from tvm_costmodel.errors import ConfigError, CostModelError, DeviceError, MeasurementError
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import random_array
@@ -46,7 +46,7 @@ class RpcRunner:
 
     several = False
     server = "tvm.exec.rpc_server"
-    """What serves on the board."""
+    """Module that serves on the board."""
 
     def __init__(self, device: Device, target: Any) -> None:
         self._device = device
@@ -58,19 +58,19 @@ class RpcRunner:
         self._reference_module: Any = None
         self._reference_arguments: list[Any] = []
         self._library = self._path("reference")
-        self._tracker()  # a wrong address or key is told before anything is compiled
+        self._tracker()  # a wrong address or key is an error before anything is compiled
         self._export(build_reference(target), self._library)
 
     def reference(self, number: int, repeat: int) -> Sample:
         """Times the reference kernel on the board."""
-        with self.told("timing the reference kernel"):
+        with self.board_errors("timing the reference kernel"):
             evaluator = self._reference_module.time_evaluator(NAME, self.cpu, number, repeat)
             return remote_sample(lambda: evaluator(*self._reference_arguments).results)
 
     def load(self, build: Any, inputs: Sequence[TensorSpec]) -> RpcNetwork:
         """Opens a session, sends the network's library and sets random inputs."""
         library, kernels = self.send(build.executable.mod, build.kernel_library)
-        with self.told("loading the network"):
+        with self.board_errors("loading the network"):
             return RpcNetwork(self, library, kernels, inputs)
 
     def send(self, network: Any, kernels: Any) -> tuple[Any, Any]:
@@ -83,7 +83,7 @@ class RpcRunner:
         self._export(network, paths[0])
         self._export(kernels, paths[1])
         self._open()
-        with self.told("sending the network"):
+        with self.board_errors("sending the network"):
             self._reference_module = self._send(self._library)
             self._reference_arguments = [
                 tensor(random_array(spec), self.cpu) for spec in PARAMETERS
@@ -91,7 +91,7 @@ class RpcRunner:
             return self._send(paths[0]), self._send(paths[1])
 
     def facts(self) -> dict[str, Any]:
-        """The board stands in for this machine's processor, which took no part."""
+        """The board, in place of this machine's processor, which takes no part."""
         board = {"model name": f"{self._device.key} behind a TVM RPC tracker"}
         return {"runner": "rpc", "key": self._device.key, "cpu": board, "caches": {}}
 
@@ -102,8 +102,8 @@ class RpcRunner:
         gc.collect()  # the session ends with the last remote object that refers to it
 
     @contextmanager
-    def told(self, doing: str) -> Iterator[None]:
-        """Names the board and the remedy in whatever goes wrong on it."""
+    def board_errors(self, step: str) -> Iterator[None]:
+        """Turns errors of the board into a MeasurementError with board, step and remedy."""
         try:
             yield
         except CostModelError:
@@ -111,7 +111,7 @@ class RpcRunner:
         except Exception as error:  # TVM raises many kinds, with no common root
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise MeasurementError(
-                f"{doing} on {self._device.key!r} failed: {last[0][:300]}; "
+                f"{step} on {self._device.key!r} failed: {last[0][:300]}; "
                 + session_remedy(self._device)
             ) from error
 
@@ -129,7 +129,7 @@ class RpcRunner:
                     f"see `{_query(self._host, self._port)}`"
                 )
             time.sleep(_POLL_S)
-        with self.told("opening a session"):
+        with self.board_errors("opening a session"):
             tracker = rpc.connect_tracker(self._host, self._port)
             self._session = tracker.request(
                 key, session_timeout=self._device.session_timeout_s, max_retry=1
@@ -137,7 +137,7 @@ class RpcRunner:
         self.cpu = self._session.cpu(0)
 
     def _tracker(self) -> dict[str, Any]:
-        """What the tracker knows, once it is sure that it answers and knows the key."""
+        """The tracker's summary, once it is sure that it answers and knows the key."""
         from tvm import rpc
 
         try:
@@ -148,8 +148,8 @@ class RpcRunner:
                 f"`python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {self._port}`, "
                 f"check it with `{_query(self._host, self._port)}`"
             ) from error
-        told: dict[str, Any] = rpc.connect_tracker(self._host, self._port).summary()
-        boards = sorted(key for key in told["queue_info"])
+        summary: dict[str, Any] = rpc.connect_tracker(self._host, self._port).summary()
+        boards = sorted(summary["queue_info"])
         if self._device.key not in boards:
             raise DeviceError(
                 f"the tracker at {self._host}:{self._port} has no board of key "
@@ -157,7 +157,7 @@ class RpcRunner:
                 f"`python -m {self.server} --tracker {self._host}:{self._port} "
                 f"--key {self._device.key}`"
             )
-        return told
+        return summary
 
     def _path(self, stem: str) -> Path:
         return Path(self._folder.name) / f"{stem}{self._suffix}"
@@ -191,7 +191,7 @@ class RpcNetwork:
 
     def network(self, number: int, repeat: int) -> Sample:
         """Times whole runs."""
-        with self._runner.told("timing the network"):
+        with self._runner.board_errors("timing the network"):
             evaluator = self._vm.time_evaluator("invoke_stateful", self.cpu, number, repeat)
             return remote_sample(lambda: evaluator("main").results)
 
@@ -199,7 +199,7 @@ class RpcNetwork:
         self, name: str, parameters: Sequence[TensorSpec], number: int, repeat: int
     ) -> Sample:
         """Times one kernel."""
-        with self._runner.told(f"timing the kernel {name}"):
+        with self._runner.board_errors(f"timing the kernel {name}"):
             arrays = [random_array(spec) for spec in parameters]
             arguments = [tensor(array, self.cpu) for array in arrays]
             evaluator = self._kernels.time_evaluator(name, self.cpu, number, repeat)
@@ -207,13 +207,13 @@ class RpcNetwork:
 
     def outputs_are_finite(self) -> bool:
         """Runs once and looks at every floating-point output."""
-        with self._runner.told("running the network"):
+        with self._runner.board_errors("running the network"):
             self._vm.invoke_stateful("main")
             return finite(self._vm.get_outputs("main"))
 
     def outputs(self) -> list[np.ndarray]:
         """Runs once and fetches every output."""
-        with self._runner.told("running the network"):
+        with self._runner.board_errors("running the network"):
             self._vm.invoke_stateful("main")
             return flatten(self._vm.get_outputs("main"))
 

@@ -1,4 +1,4 @@
-"""What a runner is: it loads a built network and times it, its kernels and a fixed reference."""
+"""The runner interface: loads a built network and times it, its kernels and a fixed reference."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Runner(Protocol):
         """Times the reference kernel, the same work on every call."""
 
     def load(self, build: Any, inputs: Sequence[TensorSpec]) -> LoadedNetwork:
-        """Loads a :class:`tvm_costmodel.compilers.relax.BuildResult`."""
+        """Loads a built network, see `tvm_costmodel.compilers.compiler.Build`."""
 
     def facts(self) -> dict[str, Any]:
         """What to note about this runner in the environment of its labels."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
-from tvm_costmodel.profiling.workloads.layers import Layers
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 
 
 def write_densenet(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
-    """Stem, dense blocks joined by 1x1 transitions that halve channels and image, classifier."""
+    """Stem, dense blocks, between them 1x1 transitions that halve the image, classifier."""
     growth = p["growth"]
     if p["stem"] == "large":
         x = net.max_pool(net.conv_bn(x, 2 * growth, 7, 2), 3, 2, 1)

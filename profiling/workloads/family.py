@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_costmodel.profiling.workloads.layers import Layers
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.network import NetworkCost, Tensor
 
 Params = dict[str, Any]
@@ -24,7 +24,7 @@ SIZES: Mapping[str, tuple[float, float, float]] = {
 #: Parameters that every family may have: how the network was written, see ``Network``.
 FORM = ("importer", "norm", "head", "softmax")
 _DRAWS = 40
-#: Share of networks, the large ones apart, that may have twice the kernels of the others.
+#: Share of networks, except the large ones, that may have twice the kernels of the others.
 _MANY_KERNELS = 0.2
 
 
@@ -46,8 +46,8 @@ class Family:
         reference_macs: Its published multiply-accumulates.
         reference_parameters: Its published number of weights, None where unpublished.
         input_shape: Shape of the only input.
-        max_kernels: Networks with more distinct kernels than this are drawn again, since kernels
-            are what building costs; large ones may have any number.
+        max_kernels: Networks with more distinct kernels than this are drawn again, since building
+            costs mostly kernels; large ones may have any number.
         arithmetic: Factor on the multiply-accumulates of ``SIZES``, below 1 for designs that do
             with little arithmetic (depthwise convolutions) and take long for it.
     """

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
-from tvm_costmodel.profiling.workloads.layers import Layers
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, form, image
 
@@ -114,16 +114,16 @@ def _scaled(module: Sequence[Any] | None, scale: float) -> list[Any] | None:
 
 def _sample(rng: np.random.Generator, size: str, modules: Sequence[Any]) -> Params:
     scale = 0.25 if size == "tiny" else _scale(rng, size)
-    kept = len(modules)
+    depth = len(modules)
     if size == "tiny":
-        kept = 2
+        depth = 2
     elif size != "large":
-        kept = choose(rng, (2, 5, 7, kept))
+        depth = choose(rng, (2, 5, 7, depth))
     return {
         "image": image(rng, size, least=64),
         "classes": classes(rng),
         "stem": max(8, int(64 * scale / 8) * 8),
-        "modules": [_scaled(module, scale) for module in modules[:kept]],
+        "modules": [_scaled(module, scale) for module in modules[:depth]],
         "rounding": choose(rng, ("floor", "ceil", "pad")),
     } | form(rng)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
-from tvm_costmodel.profiling.workloads.layers import Layers
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, divisible, form, image
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.profiling.workloads.writing import WRITERS
+from tvm_costmodel.profiling.workloads.writers import WRITERS
 
 IMPORTERS = ("onnx", "torch")
 NORMS = ("op", "folded", "scaled")
@@ -46,14 +46,14 @@ class Tensor:
 
 @dataclass
 class NetworkCost:
-    """What a network costs, summed while it is written.
+    """The costs of a network, summed while it is written.
 
     Attributes:
-        macs: Multiply-accumulates of all convolutions and matrix products.
+        macs: Multiply-accumulates of all convolutions and matmuls.
         parameters: Weights, running statistics of batch norms not counted.
         operators: Operators written (a batch norm counts once).
-        kernels: Distinct convolutions, matrix products and pools by shape, which is nearly what
-            has to be compiled.
+        kernels: Distinct convolutions, matmuls and pooling by shape, which is nearly what has to
+            be compiled.
         output: Shape of the network's result.
     """
 
@@ -82,16 +82,16 @@ class Network:
     """Layers over a writer; each takes tensors and returns tensors.
 
     Args:
-        importer: Whose forms to write, "onnx" or "torch".
-        norm: How batch norms stand there: as operators ("op"), as the bias of the convolution
+        importer: Front end whose forms are written, "onnx" or "torch".
+        norm: Form of batch norms: as operators ("op"), as the bias of the convolution
             before them ("folded", as many exporters do), or followed by a factor and a number per
             channel ("scaled", as in networks converted from Caffe).
-        head: How classifiers stand there: "mean" or "window" (pooling by a window of the whole
-            image), with "-conv" where a 1x1 convolution takes the dense layer's place.
+        head: Form of classifiers: "mean" or "window" (pooling over the whole image), with "-conv"
+            where a 1x1 convolution takes the dense layer's place.
         softmax: Whether the network ends in a softmax.
 
     Attributes:
-        emit: Whether a program is written; otherwise only shapes and costs.
+        emit: Whether a program is written; otherwise only shapes and costs are followed.
         cost: The costs so far.
     """
 

@@ -1,4 +1,4 @@
-"""Draws that the families share: input sizes, classes, channel counts, importer."""
+"""Random draws that the families share: input sizes, classes, channel counts, importer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def image(rng: np.random.Generator, size: str, least: int = 32) -> int:
 
 
 def classes(rng: np.random.Generator) -> int:
-    """Number of classes that the network tells apart."""
+    """Number of classes that the network distinguishes."""
     return choose(rng, (10, 100, 1000, 1000))
 
 

@@ -1,4 +1,4 @@
-"""SqueezeNet: fire modules that squeeze with 1x1 and expand with 1x1 beside 3x3."""
+"""SqueezeNet: fire modules that squeeze with 1x1 and expand with 1x1 and 3x3 in parallel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
-from tvm_costmodel.profiling.workloads.layers import Layers
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError, require_known
 from tvm_costmodel.profiling.workloads import (
+    alexnet_vgg,
     densenet,
     inception,
     mobilenet,
     mobilenet_searched,
-    modern,
     nasbench201,
-    plain,
+    regnet_convnext,
     resnet,
     shufflenet,
     squeezenet,
@@ -25,17 +24,14 @@ from tvm_costmodel.profiling.workloads import (
 )
 from tvm_costmodel.profiling.workloads.family import Family, Params
 
-if TYPE_CHECKING:
-    from tvm_costmodel.profiling.sources import WorkloadSource
-
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
         for family in (
             resnet.RESNET,
             resnet.RESNET_BOTTLENECK,
-            plain.VGG,
-            plain.ALEXNET,
+            alexnet_vgg.VGG,
+            alexnet_vgg.ALEXNET,
             squeezenet.SQUEEZENET,
             inception.GOOGLENET,
             inception.INCEPTION_V2,
@@ -48,8 +44,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             shufflenet.SHUFFLENET_V1,
             shufflenet.SHUFFLENET_V2,
             nasbench201.NASBENCH201,
-            modern.REGNET,
-            modern.CONVNEXT,
+            regnet_convnext.REGNET,
+            regnet_convnext.CONVNEXT,
             transformer.VIT,
             transformer.ENCODER,
             transformer.MIXER,
@@ -75,7 +71,7 @@ def sample_suite(
         name: "default" (all families), "quick" (all families, tiny networks) or a family's name.
         count: How many networks.
         seed: Equal seeds give equal networks.
-        families: Take these families of the suite alone; all of them when empty.
+        families: Only these families of the suite; all of them when empty.
 
     Yields:
         Family name and parameters.
@@ -85,25 +81,11 @@ def sample_suite(
     """
     if name not in suite_names():
         raise ConfigError(f"unknown suite {name!r}; choose one of: {', '.join(suite_names())}")
-    held = [name] if name in FAMILIES else list(FAMILIES)
-    require_known(families, held, f"families of the suite {name!r}")
-    chosen = [FAMILIES[held_name] for held_name in held if not families or held_name in families]
+    names = [name] if name in FAMILIES else list(FAMILIES)
+    require_known(families, names, f"families of the suite {name!r}")
+    chosen = [FAMILIES[family] for family in names if not families or family in families]
     size = "tiny" if name == "quick" else None
     rngs = [np.random.default_rng([seed, zlib.crc32(f.name.encode())]) for f in chosen]
     for i in range(count):
         family = chosen[i % len(chosen)]
         yield family.name, family.sample(rngs[i % len(chosen)], size)
-
-
-def suite(
-    name: str,
-    count: int,
-    seed: int = 0,
-    compiler: str = "relax",
-    families: Sequence[str] = (),
-) -> Iterator[WorkloadSource]:
-    """``sample_suite`` as sources for the profiler."""
-    from tvm_costmodel.profiling.sources import WorkloadSource
-
-    for family, params in sample_suite(name, count, seed, families):
-        yield WorkloadSource(family, params, compiler)

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
-from tvm_costmodel.profiling.workloads.layers import Layers
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, form, image
-from tvm_costmodel.profiling.workloads.tokens import (
+from tvm_costmodel.profiling.workloads.transformer_layers import (
     attention,
     feed_forward,
     layer_norm,
     linear,
     offset,
-    pick,
+    take,
 )
 
 
@@ -49,7 +49,7 @@ def write_vit(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
     for _ in range(p["depth"]):
         x = _block(net, x, p)
     x = layer_norm(net, x)
-    x = pick(net, x, 0, 1) if p["class_token"] else mean_tokens(net, x)
+    x = take(net, x, 0, 1) if p["class_token"] else mean_tokens(net, x)
     return net.finish(net.dense(x, p["classes"]))
 
 
@@ -65,7 +65,7 @@ def write_encoder(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
         x = _block(net, x, p)
     if p["output"] == "tokens":
         return x
-    first = net.activation(linear(net, pick(net, x, 0, 1), p["width"]), "tanh")
+    first = net.activation(linear(net, take(net, x, 0, 1), p["width"]), "tanh")
     return net.finish(net.dense(first, p["classes"]))
 
 
@@ -135,9 +135,9 @@ def _sample_encoder(rng: np.random.Generator, size: str) -> Params:
 
 def _sample_mixer(rng: np.random.Generator, size: str) -> Params:
     blocks = _sample_blocks(rng, size)
-    kept = ("width", "depth", "gelu", "classes", "importer", "softmax")
+    names = ("width", "depth", "gelu", "classes", "importer", "softmax")
     width = blocks["width"]
-    return {name: blocks[name] for name in kept} | {
+    return {name: blocks[name] for name in names} | {
         "token_inner": max(8, width // choose(rng, (2, 2, 4))),
         "channel_inner": width * choose(rng, (2, 4, 4)),
         **_patched_image(rng, size),

@@ -1,4 +1,4 @@
-"""``profile --choose`` and ``calibrate``: a predictor of one device, moved to another."""
+"""``profile --select`` and ``calibrate``: a predictor of one device, moved to another."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.cli.test_commands import refused, run_json
 from tests.graphs import labelled_graphs
 from tests.profiling.labels import write_store
 from tvm_costmodel.cli import main
-from tvm_costmodel.frontends.tvm_generation import has_relax
-from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.predictor import load_predictor
-from tvm_costmodel.profiling.dataset import SHIPPED, export_dataset
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.training.calibration import choose_networks
-from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.predictors.loading import load_predictor
+from tvm_costmodel.predictors.train import train
+from tvm_costmodel.profiling.label_files.networks import SHIPPED, export_dataset, read_labels
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.metrics import mape
-from tvm_costmodel.training.new_device import learned_networks
-from tvm_costmodel.training.train import train
+from tvm_costmodel.transfer.calibration import choose_networks
+from tvm_costmodel.transfer.workflow import learned_networks
+from tvm_costmodel.tvm_version import has_relax
 
 GRAPHS, LATENCY = labelled_graphs(200)
 POOL, _ = labelled_graphs(150, seed=7)  # what the board may measure
@@ -55,16 +55,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chosen(trained: Path) -> list[OpGraph]:
-    """Ten networks, chosen as `profile --choose` does."""
+def selected(trained: Path) -> list[OpGraph]:
+    """Ten networks, selected as `profile --select` does."""
     regressor = load_predictor(trained).regressor
     return [POOL[i] for i in choose_networks(regressor, POOL, 10)]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, chosen: list[OpGraph]) -> str:
+def store(tmp_path_factory: pytest.TempPathFactory, selected: list[OpGraph]) -> str:
     path = tmp_path_factory.mktemp("store") / "board.db"
-    return write_store(path, chosen, map(slower, chosen), BOARD)
+    return write_store(path, selected, map(slower, selected), BOARD)
 
 
 def calibrate(trained: Path, store: str | Path, folder: Path) -> tuple[str, ...]:
@@ -74,15 +74,17 @@ def calibrate(trained: Path, store: str | Path, folder: Path) -> tuple[str, ...]
 def test_ten_measurements_make_a_checkpoint_of_the_board(
     capsys: pytest.CaptureFixture[str], trained: Path, store: str, tmp_path: Path
 ) -> None:
-    told = run_json(capsys, *calibrate(trained, store, tmp_path / "board"))
-    assert told["checkpoint"] == str(tmp_path / "board")
-    assert (told["device"], told["calibrated_from"]) == (BOARD, "cpu-a")
-    assert (told["predictor"], told["networks"], told["learned"]) == ("xgboost", 10, 0)
-    before, factor, after = (told[k]["mape"] for k in ("uncalibrated", "one_factor", "calibrated"))
+    result = run_json(capsys, *calibrate(trained, store, tmp_path / "board"))
+    assert result["checkpoint"] == str(tmp_path / "board")
+    assert (result["device"], result["calibrated_from"]) == (BOARD, "cpu-a")
+    assert (result["predictor"], result["networks"], result["learned"]) == ("xgboost", 10, 0)
+    before, factor, after = (
+        result[k]["mape"] for k in ("uncalibrated", "one_factor", "calibrated")
+    )
     assert 50 < before < 70 and after < factor < 40 and after < 25
-    assert told["calibrated"]["n"] == 10
-    assert told["interval"]["low"] < 1 < told["interval"]["high"]
-    assert told["interval"]["coverage"] == pytest.approx(9 / 11)  # the range of ten errors
+    assert result["calibrated"]["n"] == 10
+    assert result["interval"]["low"] < 1 < result["interval"]["high"]
+    assert result["interval"]["coverage"] == pytest.approx(9 / 11)  # the range of ten errors
 
     moved = load_predictor(tmp_path / "board", device=BOARD)
     errors = [mape(p.regressor.predict(TEST), OTHER) for p in (load_predictor(trained), moved)]
@@ -90,7 +92,7 @@ def test_ten_measurements_make_a_checkpoint_of_the_board(
     card = moved.regressor.card
     assert card["device"] == BOARD and card["calibrated_on"] == 10 and "test" not in card
     assert card["leave_one_out"]["mape"] == pytest.approx(after)
-    assert card["calibration_set"] == LabelledGraphs.from_file(store).hash
+    assert card["calibration_set"] == LabelledGraphs.of(read_labels(store)).hash
 
 
 def test_the_checkpoint_predicts_for_the_board_alone(
@@ -100,10 +102,10 @@ def test_the_checkpoint_predicts_for_the_board_alone(
     model = tmp_path / "graph.json"
     model.write_text(TEST[0].to_json())
     argv = ("predict", str(model), "--checkpoint", str(tmp_path / "board"), "--device")
-    told = run_json(capsys, *argv, BOARD)
-    assert told["device"] == BOARD and told["predictor"] == "xgboost"
-    assert told["latency_ms"] == pytest.approx(OTHER[0] * 1e3, rel=0.3)
-    assert told["low_ms"] < told["latency_ms"] < told["high_ms"]
+    result = run_json(capsys, *argv, BOARD)
+    assert result["device"] == BOARD and result["predictor"] == "xgboost"
+    assert result["latency_ms"] == pytest.approx(OTHER[0] * 1e3, rel=0.3)
+    assert result["low_ms"] < result["latency_ms"] < result["high_ms"]
     message = refused(capsys, *argv, "cpu-x86-avx512")
     assert f"trained for {BOARD}" in message and "`tvm-costmodel calibrate`" in message
     argv = ("predict", str(model), "--checkpoint", str(trained), "--device", BOARD)
@@ -115,7 +117,7 @@ def test_the_table_sets_the_errors_side_by_side(
 ) -> None:
     assert main(calibrate(trained, store, tmp_path / "board")) == 0
     shown = capsys.readouterr()
-    names = ("as it answers for cpu-a", "times one factor", "calibrated")
+    names = ("uncalibrated, as for cpu-a", "scaled by one factor", "calibrated")
     rows = [line for line in shown.out.splitlines() if line.startswith(names)]
     assert len(rows) == 3
     assert "10 networks of rpi4; each of 10 predicted from the others' measurements" in shown.out
@@ -128,35 +130,35 @@ def test_store_and_exported_file_give_the_same_checkpoint(
 ) -> None:
     with Store(store, write=False) as opened:
         export_dataset(opened, tmp_path / "board.jsonl.xz")
-    told = [
+    result = [
         run_json(capsys, *calibrate(trained, source, tmp_path / "board"))
         for source in (store, tmp_path / "board.jsonl.xz")
     ]
-    assert told[0] == told[1]
+    assert result[0] == result[1]
 
 
 def test_networks_that_the_predictor_knows_do_not_narrow_the_interval(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     trained: Path,
-    chosen: list[OpGraph],
+    selected: list[OpGraph],
     tmp_path: Path,
 ) -> None:
     learned = learned_networks(load_predictor(trained).regressor.card)
     assert learned is not None and len(learned) == 180
     known = [graph for graph in GRAPHS if graph.hash in learned][:12]
-    graphs = [*chosen[:6], *known]
+    graphs = [*selected[:6], *known]
     mixed = write_store(tmp_path / "mixed.db", graphs, map(slower, graphs), BOARD)
-    told = run_json(capsys, *calibrate(trained, mixed, tmp_path / "board"))
-    assert (told["networks"], told["learned"], told["calibrated"]["n"]) == (18, 12, 6)
-    assert told["interval"]["n"] == 6
+    result = run_json(capsys, *calibrate(trained, mixed, tmp_path / "board"))
+    assert (result["networks"], result["learned"], result["calibrated"]["n"]) == (18, 12, 6)
+    assert result["interval"]["n"] == 6
     assert "trained on 12 of the 18 measured networks" in caplog.text
 
-    graphs = [*chosen[:4], *known]
+    graphs = [*selected[:4], *known]
     narrow = write_store(tmp_path / "narrow.db", graphs, map(slower, graphs), BOARD)
     message = refused(capsys, *calibrate(trained, narrow, tmp_path / "other"))
     assert "labels of 16 networks on rpi4, 12 of which the predictor was trained on" in message
-    assert "--choose 10" in message
+    assert "--select 10" in message
     assert not (tmp_path / "other").exists()
 
 
@@ -170,8 +172,8 @@ def test_a_predictor_that_does_not_know_its_networks_says_so(
     older = load_predictor(trained).regressor
     older.card = {key: value for key, value in older.card.items() if key != "learned"}
     older.save(tmp_path / "older")
-    told = run_json(capsys, *calibrate(tmp_path / "older", store, tmp_path / "board"))
-    assert told["learned"] is None and told["calibrated"]["n"] == 10
+    result = run_json(capsys, *calibrate(tmp_path / "older", store, tmp_path / "board"))
+    assert result["learned"] is None and result["calibrated"]["n"] == 10
     assert "not on record" in caplog.text
 
 
@@ -286,31 +288,34 @@ def test_predictors_and_directories_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--suite", "quick", "--choose", "5"], "--for cpu-x86-avx512/roofline_former"),
-        (["--choose", "5", "--for", "TRAINED"], "needs networks to choose from"),
-        (["--suite", "quick", "--for", "TRAINED"], "add --choose N"),
-        (["--suite", "quick", "--rule", "random"], "add --choose N"),
-        (["--suite", "quick", "--choose", "5", "--for", "nowhere"], "no checkpoint 'nowhere'"),
+        (["--suite", "quick", "--select", "5"], "--calibrate-for cpu-x86-avx512/roofline_former"),
+        (["--select", "5", "--calibrate-for", "TRAINED"], "needs networks to select from"),
+        (["--suite", "quick", "--calibrate-for", "TRAINED"], "need --select N"),
+        (["--suite", "quick", "--strategy", "random"], "need --select N"),
         (
-            ["--suite", "quick", "--count", "4", "--choose", "5", "--for", "TRAINED"],
+            ["--suite", "quick", "--select", "5", "--calibrate-for", "nowhere"],
+            "no checkpoint 'nowhere'",
+        ),
+        (
+            ["--suite", "quick", "--count", "4", "--select", "5", "--calibrate-for", "TRAINED"],
             "cannot choose 5 of 4 candidates",
         ),
         (
-            ["--suite", "quick", "--choose", "5", "--for", "cpu-x86-avx512/xgboost"],
+            ["--suite", "quick", "--select", "5", "--calibrate-for", "cpu-x86-avx512/xgboost"],
             "was trained for cpu-x86-avx512",
         ),
     ],
 )
-def test_choices_that_cannot_be_made_are_refused(
+def test_selections_that_cannot_be_made_are_refused(
     capsys: pytest.CaptureFixture[str],
     trained: Path,
     tmp_path: Path,
     argv: list[str],
     message: str,
 ) -> None:
-    given = [str(trained) if word == "TRAINED" else word for word in argv]
+    options = [str(trained) if word == "TRAINED" else word for word in argv]
     where = ("--device", "cpu-x86-avx512", "--store", str(tmp_path / "m.db"))
-    assert message in refused(capsys, "profile", *given, *where)
+    assert message in refused(capsys, "profile", *options, *where)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,16 +325,26 @@ def test_two_commands_make_a_predictor_of_this_machine(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "mine.db")
-    argv = ["--suite", "quick", "--count", "10", "--choose", "5", "--for", str(trained), "-q"]
-    told = run_json(capsys, "profile", *argv, "--store", path)
-    assert (told["measured"], told["failed"]) == (5, 0)
-    assert len({network["family"] for network in told["networks"]}) >= 4
+    argv = [
+        "--suite",
+        "quick",
+        "--count",
+        "10",
+        "--select",
+        "5",
+        "--calibrate-for",
+        str(trained),
+        "-q",
+    ]
+    result = run_json(capsys, "profile", *argv, "--store", path)
+    assert (result["measured"], result["failed"]) == (5, 0)
+    assert len({network["family"] for network in result["networks"]}) >= 4
     again = run_json(capsys, "profile", *argv, "--store", path)
     assert (again["measured"], again["reused"]) == (0, 5)
-    hashes = [[n["graph_hash"] for n in run["networks"]] for run in (told, again)]
+    hashes = [[n["graph_hash"] for n in run["networks"]] for run in (result, again)]
     assert hashes[0] == hashes[1]
     moved = run_json(capsys, *calibrate(trained, path, tmp_path / "mine"))
-    assert moved["networks"] == 5 and moved["device"] == told["device"]
+    assert moved["networks"] == 5 and moved["device"] == result["device"]
     assert moved["calibrated"]["mape"] < moved["uncalibrated"]["mape"]
 
 
@@ -340,7 +355,7 @@ def test_a_shipped_predictor_learns_a_board_whose_memory_is_slow(
     """The labels that ship, made 4 to 28 times as long: three times, and 4 GB/s on top."""
     source = Path("cpu-x86-avx512/xgboost")
     known = load_predictor(source).regressor
-    labels = LabelledGraphs.from_file(SHIPPED / "cpu-x86-avx512.jsonl.xz")
+    labels = LabelledGraphs.of(read_labels(SHIPPED / "cpu-x86-avx512.jsonl.xz"))
     learned = learned_networks(known.card)
     assert learned is not None
     new = labels.subset([i for i, key in enumerate(labels.hashes) if key not in learned])
@@ -348,8 +363,8 @@ def test_a_shipped_predictor_learns_a_board_whose_memory_is_slow(
     seconds = 3.0 * new.latency_s + np.array([graph.bytes for graph in new.graphs]) / 4e9
     at = choose_networks(known, new.graphs, 10)
     board = write_store(tmp_path / "b.db", [new.graphs[i] for i in at], seconds[at], BOARD)
-    told = run_json(capsys, *calibrate(source, board, tmp_path / "board"))
-    assert (told["networks"], told["learned"]) == (10, 0)
+    result = run_json(capsys, *calibrate(source, board, tmp_path / "board"))
+    assert (result["networks"], result["learned"]) == (10, 0)
     rest = np.setdiff1d(np.arange(len(new)), at)
     graphs, measured = [new.graphs[i] for i in rest], seconds[rest]
     before = known.predict(graphs)
@@ -358,6 +373,6 @@ def test_a_shipped_predictor_learns_a_board_whose_memory_is_slow(
     after = moved.predict(graphs)
     errors = [mape(answers, measured) for answers in (before, factor * before, after)]
     assert errors[0] > 80 and errors[1] > 30 and errors[2] < 18
-    assert told["calibrated"]["mape"] > errors[2]  # chosen networks are unlike one another
+    assert result["calibrated"]["mape"] > errors[2]  # chosen networks are unlike one another
     low, high = moved.bounds(after)
     assert ((low <= measured) & (measured <= high)).mean() > 0.9

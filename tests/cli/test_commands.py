@@ -16,11 +16,11 @@ from onnx import TensorProto, helper
 
 from tests.networks import onnx_network_path
 from tvm_costmodel.cli import main
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models import ZOO
 from tvm_costmodel.profiling import devices
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.worker.client import Worker
 
 REGISTERED = [
     "nar_former_v2",
@@ -31,10 +31,10 @@ REGISTERED = [
     "nn_former",
     "nar_former",
     "roofline_former",
-    "roofline_process",
-    "nar_former_v2_decided",
-    "xgboost_decided",
-    "flops_decided",
+    "roofline_gp",
+    "nar_former_v2_kernel",
+    "xgboost_kernel",
+    "flops_kernel",
     "kernel_former",
     "relay_kernel_former",
     "relay_xgboost",
@@ -90,45 +90,45 @@ def test_export_writes_the_graph_it_describes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     target = tmp_path / "graph.json"
-    told = run_json(capsys, "export", SQUEEZENET, "-o", str(target))
+    result = run_json(capsys, "export", SQUEEZENET, "-o", str(target))
     graph = OpGraph.from_json(target.read_text())
-    assert told["graph_hash"] == graph.hash
-    assert told["nodes"] == len(graph.operators)
-    assert told["edges"] == len(graph.edges)
-    assert told["unknown_ops"] == []
+    assert result["graph_hash"] == graph.hash
+    assert result["nodes"] == len(graph.operators)
+    assert result["edges"] == len(graph.edges)
+    assert result["unknown_ops"] == []
     assert sum(op.op == "conv2d" for op in graph.operators) == 26
     again = run_json(capsys, "export", str(target), "-o", str(tmp_path / "again.json"))
-    assert again["graph_hash"] == told["graph_hash"]
+    assert again["graph_hash"] == result["graph_hash"]
     assert (tmp_path / "again.json").read_text() == target.read_text()
 
 
 def test_predict_answers_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
-    told = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx512")
-    assert told["source"] == "predicted"
-    assert told["predictor"] == "roofline_former"
-    assert told["device"] == "cpu-x86-avx512"
-    assert 0 < told["low_ms"] <= told["latency_ms"] <= told["high_ms"]
+    result = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx512")
+    assert result["source"] == "predicted"
+    assert result["predictor"] == "roofline_former"
+    assert result["device"] == "cpu-x86-avx512"
+    assert 0 < result["low_ms"] <= result["latency_ms"] <= result["high_ms"]
 
 
 def test_predict_takes_a_measured_answer_from_the_store(
     capsys: pytest.CaptureFixture[str], small_model: str, store: str
 ) -> None:
     shape = ("--shape", "x=1,3,8,8")
-    told = run_json(capsys, "predict", small_model, *shape, "--store", store)
+    result = run_json(capsys, "predict", small_model, *shape, "--store", store)
     with sqlite3.connect(store) as database:
         ((latency_s,),) = database.execute("SELECT latency_s FROM measurements").fetchall()
-    assert told["source"] == "measured"
-    assert told["latency_ms"] == pytest.approx(latency_s * 1e3)
-    assert told["predictor"] is None
+    assert result["source"] == "measured"
+    assert result["latency_ms"] == pytest.approx(latency_s * 1e3)
+    assert result["predictor"] is None
 
 
 def test_profile_reuses_what_is_stored(
     capsys: pytest.CaptureFixture[str], small_model: str, store: str
 ) -> None:
     argv = ("profile", small_model, "--shape", "x=1,3,8,8", "--store", store, "-q")
-    told = run_json(capsys, *argv)
-    assert (told["measured"], told["reused"], told["failed"]) == (0, 1, 0)
-    assert told["networks"][0]["status"] == "ok"
+    result = run_json(capsys, *argv)
+    assert (result["measured"], result["reused"], result["failed"]) == (0, 1, 0)
+    assert result["networks"][0]["status"] == "ok"
 
 
 def test_devices_and_models_list_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,10 +243,10 @@ def test_labels_are_moved_without_measuring(
 ) -> None:
     monkeypatch.setattr(Worker, "start", lambda self: pytest.fail("a worker was started"))
     labels, copy = tmp_path / "labels.jsonl.xz", tmp_path / "copy.db"
-    told = run_json(capsys, "profile", "--store", store, "--export", str(labels))
-    assert (told["exported"], told["measured"]) == (1, 0)
-    told = run_json(capsys, "profile", "--store", str(copy), "--import", str(labels))
-    assert told["imported"] == 1
+    result = run_json(capsys, "profile", "--store", store, "--export", str(labels))
+    assert (result["exported"], result["measured"]) == (1, 0)
+    result = run_json(capsys, "profile", "--store", str(copy), "--import", str(labels))
+    assert result["imported"] == 1
     with Store(store) as original, Store(copy) as moved:
         (one,), (other,) = original.measurements(), moved.measurements()
         assert (one.key, one.latency_s) == (other.key, other.latency_s)
@@ -295,9 +295,9 @@ def test_doctor_is_content_on_a_processor_without_a_shipped_predictor(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_processor_features", lambda: {"avx2", "fma"})
-    told = run_json(capsys, "doctor")
-    checks = {c["name"]: c for c in told["checks"]}
-    assert told["healthy"]
+    result = run_json(capsys, "doctor")
+    checks = {c["name"]: c for c in result["checks"]}
+    assert result["healthy"]
     assert not checks["shipped predictor"]["ok"]
     assert "tvm-costmodel train" in checks["shipped predictor"]["remedy"]
 
@@ -349,6 +349,31 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert last.startswith("error: ") and str(target) in last and "free space" in last
     assert target.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("profile", "--choose", "--select"),
+        ("profile", "--for", "--calibrate-for"),
+        ("profile", "--rule", "--strategy"),
+        ("train", "--start", "--init-from"),
+        ("tune", "--again", "--force"),
+    ],
+)
+def test_an_old_option_names_the_new_one_and_is_not_in_the_help(
+    capsys: pytest.CaptureFixture[str], command: str, old: str, new: str
+) -> None:
+    for argv in ([command, old], [command, old, "5"], [command, f"{old}=5"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(argv)
+        shown = capsys.readouterr()
+        assert stopped.value.code == 2 and shown.out == ""
+        assert f"error: {old} is now {new} " in shown.err and shown.err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = capsys.readouterr().out.split()
+    assert new in words and old not in words
 
 
 @pytest.mark.parametrize("argv", [["predict"], ["nosuch"], ["export", "x.onnx"], []])

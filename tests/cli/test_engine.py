@@ -36,13 +36,15 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_both_engines_print_the_same(capsys: pytest.CaptureFixture[str], resnet: str) -> None:
-    wanted, found = (predicted(capsys, resnet, "--engine", e) for e in ("torch", "onnxruntime"))
-    assert wanted.keys() == found.keys()
+    torch, onnx = (predicted(capsys, resnet, "--engine", e) for e in ("torch", "onnxruntime"))
+    assert torch.keys() == onnx.keys()
     for name in ("latency_ms", "low_ms", "high_ms"):
-        assert found[name] == pytest.approx(wanted[name], rel=1e-5)
+        assert onnx[name] == pytest.approx(torch[name], rel=1e-5)
     for name in ("predictor", "device", "graph_hash", "source", "unknown_ops"):
-        assert found[name] == wanted[name]
-    shares = ({s["operator"]: s["latency_ms"] for s in told["per_op"]} for told in (found, wanted))
+        assert onnx[name] == torch[name]
+    shares = (
+        {s["operator"]: s["latency_ms"] for s in result["per_op"]} for result in (onnx, torch)
+    )
     assert next(shares) == pytest.approx(next(shares), rel=1e-5)
 
 
@@ -50,18 +52,18 @@ def test_a_checkpoint_without_export_names_the_command_that_makes_one(
     capsys: pytest.CaptureFixture[str], resnet: str
 ) -> None:
     argv = ("predict", resnet, *DEVICE, "--engine", "onnxruntime", "--checkpoint")
-    told = refused(capsys, *argv, "cpu-x86-avx512/nar_former_v2")
-    assert "holds no network in ONNX" in told and "tvm-costmodel models export" in told
+    message = refused(capsys, *argv, "cpu-x86-avx512/nar_former_v2")
+    assert "holds no network in ONNX" in message and "tvm-costmodel models export" in message
 
 
 def test_models_export_wants_a_checkpoint_and_a_place(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert "name a checkpoint and where" in refused(capsys, "models", "export")
+    assert "name a checkpoint and an output" in refused(capsys, "models", "export")
     assert "are for `tvm-costmodel models export" in refused(capsys, "models", "-o", "somewhere")
     target = str(tmp_path / "exported")
-    told = refused(capsys, "models", "export", "cpu-x86-avx512/xgboost", "-o", target)
-    assert "xgboost needs no export" in told
-    told = refused(capsys, "models", "export", str(tmp_path), "-o", target)
-    assert "no checkpoint at" in told
+    message = refused(capsys, "models", "export", "cpu-x86-avx512/xgboost", "-o", target)
+    assert "xgboost needs no export" in message
+    message = refused(capsys, "models", "export", str(tmp_path), "-o", target)
+    assert "no checkpoint at" in message
     assert not Path(target).exists()

@@ -1,4 +1,4 @@
-"""``train`` and ``predict`` with a predictor that tells what each operator costs."""
+"""``train`` and ``predict`` with a predictor that gives the cost of each operator."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from tests.graphs import labelled_graphs
 from tests.profiling.labels import write_store
 from tvm_costmodel.cli import main
-from tvm_costmodel.training.replicas import ReplicaTrainer
-from tvm_costmodel.training.state import STATE_FILE
+from tvm_costmodel.training.ensemble_trainer import EnsembleTrainer
+from tvm_costmodel.training.resume import STATE_FILE
 
 GRAPHS, LATENCY = labelled_graphs(40)
 TINY = ("epochs=3", "channels=8", "context_channels=8", "members=2", "batch_size=16")
@@ -31,7 +31,7 @@ def train(store: str, folder: Path, *more: str) -> list[str]:
     return ["train", *what, *settings, *more, "--format", "json"]
 
 
-def told(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
+def json_of(capsys: pytest.CaptureFixture[str], argv: list[str]) -> dict[str, Any]:
     code = main(argv)
     shown = capsys.readouterr()
     assert code == 0, shown.err
@@ -53,20 +53,20 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:
-        judge = ReplicaTrainer._judge
+        validate = EnsembleTrainer._validate
 
-        def interrupted(self: ReplicaTrainer, epoch: int, loss: float) -> None:
+        def interrupted(self: EnsembleTrainer, epoch: int, loss: float) -> None:
             if epoch == 3:
                 raise KeyboardInterrupt
-            judge(self, epoch, loss)
+            validate(self, epoch, loss)
 
-        patched.setattr(ReplicaTrainer, "_judge", interrupted)
+        patched.setattr(EnsembleTrainer, "_validate", interrupted)
         assert main(train(store, tmp_path / "model")) != 0
     capsys.readouterr()
     assert (tmp_path / "model.training" / STATE_FILE).exists()
     other = main(train(store, tmp_path / "model", "--resume", "--set", "ranking=0.2"))
     assert other == 2 and "other labels or settings" in capsys.readouterr().err
-    summary = told(capsys, train(store, tmp_path / "model", "--resume"))
+    summary = json_of(capsys, train(store, tmp_path / "model", "--resume"))
     assert summary["checkpoint"] == str(tmp_path / "model") and summary["mape"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     folders = (checkpoint, tmp_path / "model")
@@ -123,7 +123,7 @@ def on_this_device(checkpoint: Path, tmp_path: Path) -> Path:
 def test_the_json_holds_every_operators_share_largest_first(
     capsys: pytest.CaptureFixture[str], model: str, on_this_device: Path
 ) -> None:
-    answer = told(capsys, [*predict(model, on_this_device), "--format", "json"])
+    answer = json_of(capsys, [*predict(model, on_this_device), "--format", "json"])
     shares = [row["latency_ms"] for row in answer["per_op"]]
     assert sum(shares) == pytest.approx(answer["latency_ms"])
     assert shares == sorted(shares, reverse=True) and min(shares) > 0
@@ -136,7 +136,7 @@ def test_the_table_shows_the_five_largest_when_asked_to_say_more(
     capsys: pytest.CaptureFixture[str], model: str, on_this_device: Path
 ) -> None:
     argv = predict(model, on_this_device)
-    answer = told(capsys, [*argv, "--format", "json"])
+    answer = json_of(capsys, [*argv, "--format", "json"])
     assert main(argv) == 0
     assert "share" not in capsys.readouterr().out
     assert main([*argv, "-v"]) == 0
@@ -153,5 +153,5 @@ def test_a_predictor_of_the_whole_alone_has_no_shares(
     capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     argv = ["predict", model, "--checkpoint", "cpu-x86-avx512/flops"]
-    answer = told(capsys, [*argv, "--device", "cpu-x86-avx512", "--format", "json"])
+    answer = json_of(capsys, [*argv, "--device", "cpu-x86-avx512", "--format", "json"])
     assert "per_op" not in answer

@@ -19,8 +19,8 @@ from onnx import helper
 from tests.cli.test_commands import refused, run_json
 from tests.networks import model_of
 from tvm_costmodel.cli import main
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.worker.client import Worker
 
 CONTRACT = {
     "default_ms",
@@ -46,9 +46,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Conv", ["r", "b"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     ]
-    made = model_of(nodes, {"x": ["batch", 3, 12, 12]}, {"y": ["batch", 16, 12, 12]}, weights)
+    proto = model_of(nodes, {"x": ["batch", 3, 12, 12]}, {"y": ["batch", 16, 12, 12]}, weights)
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
-    onnx.save(made, path)
+    onnx.save(proto, path)
     return str(path)
 
 
@@ -68,21 +68,21 @@ def test_it_tunes_once_and_remembers(
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = run_json(capsys, *command(model, output))
-    assert set(told) >= CONTRACT
-    assert told["measured"] + told["failed"] == 2 and told["predictor"] == "random"
-    assert told["default_ms"] >= told["best_ms"] > 0
-    assert told["speedup"] == pytest.approx(told["default_ms"] / told["best_ms"])
-    assert told["artifact"] == str(output / "model.so") and Path(told["artifact"]).is_file()
-    assert told["store"] == str(output / "measurements.db")
+    result = run_json(capsys, *command(model, output))
+    assert set(result) >= CONTRACT
+    assert result["measured"] + result["failed"] == 2 and result["predictor"] == "random"
+    assert result["default_ms"] >= result["best_ms"] > 0
+    assert result["speedup"] == pytest.approx(result["default_ms"] / result["best_ms"])
+    assert result["artifact"] == str(output / "model.so") and Path(result["artifact"]).is_file()
+    assert result["store"] == str(output / "measurements.db")
     written = json.loads((output / "report.json").read_text())
     assert {name: written[name] for name in CONTRACT - {"artifact"}} == {
-        name: told[name] for name in CONTRACT - {"artifact"}
+        name: result[name] for name in CONTRACT - {"artifact"}
     }
     monkeypatch.setattr(Worker, "start", lambda self: pytest.fail("a worker was started"))
     again = run_json(capsys, *command(model, output))
-    assert again["stored"] and not told["stored"]
-    assert (again["candidate"], again["best_ms"]) == (told["candidate"], told["best_ms"])
+    assert again["stored"] and not result["stored"]
+    assert (again["candidate"], again["best_ms"]) == (result["candidate"], result["best_ms"])
 
 
 def test_the_table_says_what_was_measured_and_decided(
@@ -94,17 +94,17 @@ def test_the_table_says_what_was_measured_and_decided(
         assert words in shown
 
 
-def test_predict_answers_with_the_undecided_latency(
+def test_predict_answers_with_the_latency_of_the_default_build(
     capsys: pytest.CaptureFixture[str], model: str, output: Path
 ) -> None:
     """Variants of the network in the store are not taken for the network."""
     store = str(output / "measurements.db")
-    told = run_json(capsys, "predict", model, "--shape", "x=1,3,12,12", "--store", store)
+    result = run_json(capsys, "predict", model, "--shape", "x=1,3,12,12", "--store", store)
     with Store(store, write=False) as opened:
         (plain,) = opened.measurements(variants=False)
         assert len(list(opened.measurements(variants=True, status=None))) == 2
-    assert told["source"] == "measured"
-    assert told["latency_ms"] == pytest.approx((plain.latency_s or 0) * 1e3)
+    assert result["source"] == "measured"
+    assert result["latency_ms"] == pytest.approx((plain.latency_s or 0) * 1e3)
 
 
 @pytest.mark.parametrize(
@@ -217,23 +217,23 @@ def test_an_interrupt_keeps_the_best_so_far(model: str, tmp_path: Path) -> None:
         with Store(store, write=False) as opened:
             return sum(1 for _ in opened.measurements(status=None, variants=True)) >= 4
 
-    code, told, errors = interrupted(model, output, some_are_measured)
+    code, result, errors = interrupted(model, output, some_are_measured)
     assert code == 130, errors
-    assert told["stopped"] == "interrupted" and "interrupted; so far" in told["said"]
-    assert 4 <= told["measured"] + told["failed"] < 40
-    assert Path(told["artifact"]).is_file()
+    assert result["stopped"] == "interrupted" and "interrupted; so far" in result["said"]
+    assert 4 <= result["measured"] + result["failed"] < 40
+    assert Path(result["artifact"]).is_file()
     assert json.loads((output / "report.json").read_text())["stopped"] == "interrupted"
     names = {path.name for path in output.iterdir()}
     assert names == {"model.so", "candidate.json", "report.json", "measurements.db"}
     with Store(store, write=False) as opened:
-        kept = sum(1 for _ in opened.measurements(status=None, variants=True))
-    assert kept >= told["measured"] + told["failed"]
+        rows = sum(1 for _ in opened.measurements(status=None, variants=True))
+    assert rows >= result["measured"] + result["failed"]
 
 
 def test_an_interrupt_before_anything_is_measured_says_so(model: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    code, told, errors = interrupted(model, output, (output / "measurements.db").exists)
-    assert code == 130 and told == {}
+    code, result, errors = interrupted(model, output, (output / "measurements.db").exists)
+    assert code == 130 and result == {}
     assert "interrupted" in errors and "Traceback" not in errors
     assert not (output / "model.so").exists() and not (output / "report.json").exists()
     assert not output.exists()

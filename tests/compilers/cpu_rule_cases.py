@@ -73,9 +73,9 @@ def assert_same_result(
     """
     mod = fused_module(build, shapes)
     scheduled, rule = schedule(mod, config, cores)
-    assert template in rule.taken.values(), f"taken {rule.taken}, left {rule.unscheduled}"
-    taken = [name for name, used in rule.taken.items() if used == template]
-    assert not [u for u in rule.unscheduled if u.name in taken]
+    assert template in rule.template_of.values(), (rule.template_of, rule.unscheduled)
+    names = [name for name, used in rule.template_of.items() if used == template]
+    assert not [u for u in rule.unscheduled if u.name in names]
     expected, got = run(mod, shapes), run(scheduled, shapes, cores)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
     return scheduled

@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from tvm_costmodel.compilers.cpu_rule import CpuScheduleRule
-from tvm_costmodel.compilers.cpu_rule.elementwise import TEMPLATES as ELEMENTWISE
+from tvm_costmodel.compilers.cpu_rule.templates.elementwise import TEMPLATES as ELEMENTWISE
 
 from .cpu_rule_cases import fused_module, schedule, target
 
@@ -19,7 +19,7 @@ def check(build, inputs, expected, cores=1, **tolerance):
     """Asserts that one template takes the only kernel and that its result is NumPy's."""
     mod = fused_module(build, [x.shape for x in inputs])
     scheduled, rule = schedule(mod, cores=cores)
-    assert list(rule.taken.values()) == ["elementwise"], (rule.taken, rule.unscheduled)
+    assert list(rule.template_of.values()) == ["elementwise"], (rule.template_of, rule.unscheduled)
     machine = relax.VirtualMachine(tvm.compile(scheduled, target(cores)), tvm.cpu())
     got = machine["main"](*(tvm.runtime.tensor(x) for x in inputs)).numpy()
     np.testing.assert_allclose(got, expected, **{"rtol": 1e-6, "atol": 1e-6, **tolerance})
@@ -78,8 +78,8 @@ def test_channel_shuffle(groups, channels):
         first = builder.emit(op.permute_dims(a, [0, 3, 1, 2]))
         split = builder.emit(op.reshape(first, (1, groups, channels // groups, 7, 5)))
         swapped = builder.emit(op.permute_dims(split, [0, 2, 1, 3, 4]))
-        joined = builder.emit(op.reshape(swapped, (1, channels, 7, 5)))
-        return op.permute_dims(joined, [0, 2, 3, 1])
+        merged = builder.emit(op.reshape(swapped, (1, channels, 7, 5)))
+        return op.permute_dims(merged, [0, 2, 3, 1])
 
     order = np.arange(channels).reshape(groups, -1).T.ravel()
     check(build, [x], x[..., order])
@@ -158,5 +158,5 @@ def test_contiguous_axes_become_one_vector_loop():
 def test_a_function_with_a_reduction_is_declined():
     mod = fused_module(lambda builder, a: op.sum(a, [1]), [(3, 40)])
     _, rule = schedule(mod)
-    assert "elementwise" not in rule.taken.values()
+    assert "elementwise" not in rule.template_of.values()
     assert isinstance(rule, CpuScheduleRule) and len(ELEMENTWISE) == 1

@@ -8,10 +8,10 @@ import tvm
 from tvm import relax
 
 from tvm_costmodel.compilers.cpu_rule import CpuRuleConfig, CpuScheduleRule, schedule_module
-from tvm_costmodel.compilers.cpu_rule.expression import rewrite, simplify
-from tvm_costmodel.compilers.cpu_rule.machine import Machine
-from tvm_costmodel.compilers.cpu_rule.packing import PackedParameter, dump_packed, load_packed
-from tvm_costmodel.compilers.cpu_rule.tiling import Cut, choose_tile, cuts
+from tvm_costmodel.compilers.cpu_rule.analysis.expression import rewrite, simplify
+from tvm_costmodel.compilers.cpu_rule.emit.packing import PackedParameter, dump_packed, load_packed
+from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
+from tvm_costmodel.compilers.cpu_rule.plan.tiling import Cut, choose_tile, cuts
 from tvm_costmodel.errors import ConfigError
 
 from .cpu_rule_cases import target
@@ -48,7 +48,7 @@ def test_tiles_fit_the_registers(registers, lanes):
             assert tile.lanes.width <= min(lanes, extent)
 
 
-def test_asked_tile_is_taken():
+def test_configured_tile_is_used():
     tile = choose_tile(56, 64, 576, vector=16, registers=32, accumulators=16, vectors=4)
     assert (tile.lanes.vectors, tile.accumulators) == (4, 16)
 
@@ -76,11 +76,11 @@ def test_config_round_trip_and_refusals():
     "cpu,lanes,registers", [("znver5", 16, 32), ("haswell", 8, 16), ("nehalem", 4, 16)]
 )
 def test_machine_follows_the_target(cpu, lanes, registers):
-    made = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 6})
-    machine = Machine.from_target(made, CpuRuleConfig())
+    cpu_target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 6})
+    machine = Machine.from_target(cpu_target, CpuRuleConfig())
     assert (machine.lanes, machine.registers, machine.cores) == (lanes, registers, 6)
-    assert Machine.from_target(made, CpuRuleConfig(vector_bits=128)).lanes == 4
-    assert Machine.from_target(made, CpuRuleConfig(parallel=False)).cores == 1
+    assert Machine.from_target(cpu_target, CpuRuleConfig(vector_bits=128)).lanes == 4
+    assert Machine.from_target(cpu_target, CpuRuleConfig(parallel=False)).cores == 1
 
 
 def test_function_that_no_template_takes_is_reported(caplog):

@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from tvm_costmodel.compilers.relax import PipelineConfig, build, cpu_target
-from tvm_costmodel.compilers.verify import run
+from tvm_costmodel.compilers.relax.verification import run
 
 from .cpu_rule_cases import fused_module, schedule, target
 
@@ -23,12 +23,12 @@ def result(make, x, cores=1):
     """The rule's result for a function of one input; every kernel must be taken."""
     scheduled, rule = schedule(fused_module(lambda b, a: make(a), [x.shape]), cores=cores)
     assert rule.unscheduled == []
-    assert set(rule.taken.values()) <= {"pooling", "row_reduction", "elementwise"}
+    assert set(rule.template_of.values()) <= {"pooling", "row_reduction", "elementwise"}
     machine = relax.VirtualMachine(tvm.compile(scheduled, target(cores)), tvm.cpu())
     return machine["main"](tvm.runtime.tensor(x)).numpy()
 
 
-def windows(x, kernel, strides, padding, fill):
+def window_view(x, kernel, strides, padding, fill):
     """Windows of an NHWC array: (N, out height, out width, C, kernel height, kernel width)."""
     top, left, bottom, right = padding
     x = np.pad(x, [(0, 0), (top, bottom), (left, right), (0, 0)], constant_values=fill)
@@ -51,7 +51,7 @@ POOLS = {
 def test_max_pool(case, channels, layout):
     kernel, strides, padding = POOLS[case]
     x = values(1, 9, 11, channels)
-    expected = windows(x, kernel, strides, padding, -np.inf).max((-1, -2))
+    expected = window_view(x, kernel, strides, padding, -np.inf).max((-1, -2))
     if layout == "NCHW":
         x, expected = np.moveaxis(x, 3, 1).copy(), np.moveaxis(expected, 3, 1)
     got = result(lambda a: nn.max_pool2d(a, kernel, strides, padding, layout=layout), x)
@@ -64,8 +64,8 @@ def test_max_pool(case, channels, layout):
 def test_average_pool(case, channels, count_include_pad):
     kernel, strides, padding = POOLS[case]
     x = values(1, 9, 11, channels)
-    total = windows(x, kernel, strides, padding, 0).sum((-1, -2))
-    inside = windows(np.ones_like(x), kernel, strides, padding, 0).sum((-1, -2))
+    total = window_view(x, kernel, strides, padding, 0).sum((-1, -2))
+    inside = window_view(np.ones_like(x), kernel, strides, padding, 0).sum((-1, -2))
     size = kernel[0] * kernel[1] if count_include_pad else inside
     got = result(
         lambda a: nn.avg_pool2d(
@@ -79,10 +79,10 @@ def test_average_pool(case, channels, count_include_pad):
 def test_dilated_and_ceil_mode_pools():
     x = values(1, 10, 9, 20)
     got = result(lambda a: nn.max_pool2d(a, (3, 3), dilation=(2, 2), layout="NHWC"), x)
-    expected = windows(x, (5, 5), (1, 1), (0, 0, 0, 0), 0)[..., ::2, ::2].max((-1, -2))
+    expected = window_view(x, (5, 5), (1, 1), (0, 0, 0, 0), 0)[..., ::2, ::2].max((-1, -2))
     np.testing.assert_array_equal(got, expected)
     got = result(lambda a: nn.max_pool2d(a, (3, 3), (2, 2), layout="NHWC", ceil_mode=True), x)
-    expected = windows(x, (3, 3), (2, 2), (0, 0, 1, 0), -np.inf).max((-1, -2))
+    expected = window_view(x, (3, 3), (2, 2), (0, 0, 1, 0), -np.inf).max((-1, -2))
     np.testing.assert_array_equal(got, expected)
 
 

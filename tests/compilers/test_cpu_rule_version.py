@@ -89,24 +89,24 @@ KERNELS = {
 
 
 def _hashes() -> dict[str, str]:
-    found = {}
+    hashes = {}
     for cpu in ("znver5", "haswell"):
         target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 1})
         for name, (build, shapes) in KERNELS.items():
             scheduled = schedule_module(fused_module(build, shapes), target, CpuScheduleRule())
             (func,) = (f for _, f in scheduled.functions_items() if isinstance(f, tirx.PrimFunc))
-            found[f"{cpu}: {name}"] = hashlib.sha256(func.script().encode()).hexdigest()[:16]
-    return found
+            hashes[f"{cpu}: {name}"] = hashlib.sha256(func.script().encode()).hexdigest()[:16]
+    return hashes
 
 
 def test_kernels_change_only_with_the_version():
     record = json.loads(RECORD.read_text())
     if record["rule_version"] != RULE_VERSION:
         pytest.fail(f"record of version {record['rule_version']}, rule {RULE_VERSION}: write it")
-    found = _hashes()
-    changed = [name for name, value in found.items() if record["kernels"].get(name) != value]
+    hashes = _hashes()
+    changed = [name for name, value in hashes.items() if record["kernels"].get(name) != value]
     assert not changed, f"schedules changed under RULE_VERSION {RULE_VERSION}: {changed}"
-    assert len(found) == len(record["kernels"]) == 44
+    assert len(hashes) == len(record["kernels"]) == 44
 
 
 if __name__ == "__main__":

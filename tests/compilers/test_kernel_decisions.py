@@ -1,15 +1,15 @@
-"""Kernels decided one by one: Winograd, im2col, tiles, and weights stored in half precision."""
+"""Decisions for single kernels: Winograd, im2col, tiles, and weights stored in half precision."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tvm_costmodel.compilers.cpu_rule.decision import KernelDecision
-from tvm_costmodel.compilers.cpu_rule.minimal_filtering import FilteringWeights
-from tvm_costmodel.compilers.cpu_rule.packing import PackedParameter, dump_packed, load_packed
+from tvm_costmodel.compilers.cpu_rule.emit.packing import PackedParameter, dump_packed, load_packed
+from tvm_costmodel.compilers.cpu_rule.plan.kernel_decision import KernelDecision
+from tvm_costmodel.compilers.cpu_rule.templates.winograd_transforms import WinogradWeights
 from tvm_costmodel.compilers.relax import PipelineConfig, build, compare_outputs, cpu_target
-from tvm_costmodel.compilers.verify import random_inputs, run
+from tvm_costmodel.compilers.relax.verification import random_inputs, run
 from tvm_costmodel.errors import BuildError, ConfigError
 
 from .networks_small import batch_norm, convolution, module, network, nn, op, relax, values
@@ -17,19 +17,19 @@ from .networks_small import batch_norm, convolution, module, network, nn, op, re
 DEFAULT_KEY = "406af521d93343d4"
 
 
-def _decided(ids, **fields) -> PipelineConfig:
+def _config(ids, **fields) -> PipelineConfig:
     decision = KernelDecision(**fields)
     return PipelineConfig(kernels=tuple((i, decision) for i in ids))
 
 
 def _same_as_default(mod, config, rtol, threads=1):
-    """Builds with and without the decisions; returns the decided build."""
+    """Builds with and without the decisions; returns the tuned build."""
     inputs = random_inputs(mod)
     expected = run(build(mod, cpu_target()).executable, inputs)
     built = build(mod, cpu_target(threads), config)
     assert built.unscheduled == ()
-    found = compare_outputs(run(built.executable, inputs), expected, rtol=rtol)
-    assert found.equal, found
+    difference = compare_outputs(run(built.executable, inputs), expected, rtol=rtol)
+    assert difference.equal, difference
     assert expected[0].std() > 0
     return built
 
@@ -60,7 +60,7 @@ def _one_convolution(channels, filters, rows, columns, padding=1, batch=1, **att
 )
 def test_algorithms_equal_direct_convolution(algorithm, shape, attrs):
     mod = _one_convolution(*shape, **attrs)
-    built = _same_as_default(mod, _decided([1], algorithm=algorithm), rtol=3e-5)
+    built = _same_as_default(mod, _config([1], algorithm=algorithm), rtol=3e-5)
     assert algorithm.rstrip("24") in _templates(built)
 
 
@@ -69,7 +69,7 @@ def test_algorithms_equal_direct_convolution(algorithm, shape, attrs):
 )
 def test_any_block_size_computes_the_same(algorithm, block):
     mod = _one_convolution(20, 24, 13, 10)
-    _same_as_default(mod, _decided([1], algorithm=algorithm, tile_block=block), rtol=3e-5)
+    _same_as_default(mod, _config([1], algorithm=algorithm, tile_block=block), rtol=3e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,21 +77,21 @@ def test_any_block_size_computes_the_same(algorithm, block):
 )
 def test_algorithms_compute_the_same_on_two_threads(algorithm, size):
     mod = _one_convolution(16, 24, size, size)
-    _same_as_default(mod, _decided([1], algorithm=algorithm), rtol=3e-5, threads=2)
+    _same_as_default(mod, _config([1], algorithm=algorithm), rtol=3e-5, threads=2)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "window", "groups"),
+    ("algorithm", "kernel", "groups"),
     [("winograd2", 5, 1), ("winograd2", 5, 3), ("winograd4", 3, 2), ("winograd2", 3, 4)],
 )
-def test_winograd_takes_wider_windows_and_groups(algorithm, window, groups):
+def test_winograd_takes_wider_kernels_and_groups(algorithm, kernel, groups):
     def make(emit, x):
-        weight = values(12 * groups, 5, window, window, scale=0.2)
-        y = emit(nn.conv2d(x, relax.const(weight), padding=window // 2, groups=groups))
+        weight = values(12 * groups, 5, kernel, kernel, scale=0.2)
+        y = emit(nn.conv2d(x, relax.const(weight), padding=kernel // 2, groups=groups))
         return nn.relu(emit(op.add(y, relax.const(values(1, 12 * groups, 1, 1)))))
 
     mod = module(make, [(2, 5 * groups, 9, 11)])
-    built = _same_as_default(mod, _decided([1], algorithm=algorithm), rtol=3e-5)
+    built = _same_as_default(mod, _config([1], algorithm=algorithm), rtol=3e-5)
     assert "winograd" in _templates(built)
 
 
@@ -103,20 +103,20 @@ def test_strided_and_dilated_convolutions_take_decisions():
 
     mod = module(make, [(1, 16, 15, 11)])
     for fields in ({"algorithm": "im2col"}, {"accumulators": 5, "loop_order": "pixels"}):
-        _same_as_default(mod, _decided([1, 2], **fields), rtol=1e-5)
+        _same_as_default(mod, _config([1, 2], **fields), rtol=1e-5)
 
 
 def test_a_decision_reaches_its_operator_alone():
     # operators: input, convolution, batch norm, relu, convolution, concat, ...
     mod = network("dense")
-    plain, decided = (
+    plain, tuned = (
         build(mod, cpu_target(), config)
-        for config in (PipelineConfig(), _decided([4], algorithm="winograd2"))
+        for config in (PipelineConfig(), _config([4], algorithm="winograd2"))
     )
     assert _templates(plain).count("channels_last") == 2
-    assert _templates(decided).count("channels_last") == 1
-    assert _templates(decided).count("winograd") == 1
-    others = {k.hash for k in decided.kernels if k.template != "winograd"}
+    assert _templates(tuned).count("channels_last") == 1
+    assert _templates(tuned).count("winograd") == 1
+    others = {k.hash for k in tuned.kernels if k.template != "winograd"}
     assert others < {k.hash for k in plain.kernels}
 
 
@@ -127,7 +127,7 @@ def test_equal_kernels_with_different_decisions_become_two():
         return x
 
     mod = module(make, [(1, 16, 10, 10)])
-    built = _same_as_default(mod, _decided([4], algorithm="winograd4"), rtol=3e-5)
+    built = _same_as_default(mod, _config([4], algorithm="winograd4"), rtol=3e-5)
     calls = {kernel.template: kernel.calls for kernel in built.kernels}
     assert calls["channels_last"] == 2 and calls["winograd"] == 1
 
@@ -149,32 +149,34 @@ def test_half_precision_weights_stay_within_their_tolerance(layout):
 
 def test_decisions_for_matrix_products_reach_them():
     mod = network("attention")
-    config = _decided([1, 8, 19], accumulators=4, loop_order="channels")
+    config = _config([1, 8, 19], accumulators=4, loop_order="channels")
     built = _same_as_default(mod, config, rtol=1e-5)
     plain = build(mod, cpu_target())
-    assert len(built.kernels) > len(plain.kernels)  # equal products are told apart
+    assert len(built.kernels) > len(
+        plain.kernels
+    )  # equal matmuls with different decisions are different kernels
 
 
-def test_joined_products_compute_the_same_and_take_the_decision_of_the_first():
+def test_merged_matmuls_compute_the_same_and_take_the_decision_of_the_first():
     mod = network("attention")
-    decided = KernelDecision(accumulators=4)
-    for kernels in ((), ((1, decided), (16, decided))):
-        config = PipelineConfig(join_products=True, kernels=kernels)
+    decision = KernelDecision(accumulators=4)
+    for kernels in ((), ((1, decision), (16, decision))):
+        config = PipelineConfig(merge_matmuls=True, kernels=kernels)
         built = _same_as_default(mod, config, rtol=1e-5)
-        products = [k for k in built.kernels if k.parameters[1][0][-3:] != (24, 24)]
-        assert ((1, 17, 72), "float32") in [k.parameters[-1] for k in products]
+        matmuls = [k for k in built.kernels if k.parameters[1][0][-3:] != (24, 24)]
+        assert ((1, 17, 72), "float32") in [k.parameters[-1] for k in matmuls]
     with pytest.raises(BuildError, match="operator 99"):
-        build(mod, cpu_target(), PipelineConfig(join_products=True, kernels=((99, decided),)))
+        build(mod, cpu_target(), PipelineConfig(merge_matmuls=True, kernels=((99, decision),)))
 
 
 def test_unsuitable_decisions_say_so():
     mod = network("residual")
     with pytest.raises(BuildError, match="operator 3, which is clip.*convolutions"):
-        build(mod, cpu_target(), _decided([3], accumulators=4))
+        build(mod, cpu_target(), _config([3], accumulators=4))
     with pytest.raises(BuildError, match="operator 99, which is not there"):
-        build(mod, cpu_target(), _decided([99], accumulators=4))
+        build(mod, cpu_target(), _config([99], accumulators=4))
     with pytest.raises(BuildError, match="cannot run as winograd2.*leave the algorithm"):
-        build(mod, cpu_target(), _decided([7], algorithm="winograd2"))  # a 1x1 window
+        build(mod, cpu_target(), _config([7], algorithm="winograd2"))  # a 1x1 kernel
     with pytest.raises(ConfigError, match="winograd2, winograd4"):
         KernelDecision(algorithm="fft")
     with pytest.raises(ConfigError, match="did you mean 'algorithm'"):
@@ -187,16 +189,16 @@ def test_the_default_config_keeps_its_key():
     assert PipelineConfig().key == DEFAULT_KEY
     assert PipelineConfig(kernels=((3, KernelDecision()),)).key == DEFAULT_KEY
     assert set(PipelineConfig().to_dict()) == {"layout", "fuse", "fold_batch_norm", "rule"}
-    decided = [
-        _decided([3], algorithm="winograd2"),
-        _decided([4], algorithm="winograd2"),
-        _decided([3], algorithm="winograd4"),
+    configs = [
+        _config([3], algorithm="winograd2"),
+        _config([4], algorithm="winograd2"),
+        _config([3], algorithm="winograd4"),
         PipelineConfig(fuse_depth=3),
-        PipelineConfig(join_products=True),
+        PipelineConfig(merge_matmuls=True),
         PipelineConfig(cancel_transposes=False),
     ]
-    assert len({DEFAULT_KEY, *(config.key for config in decided)}) == 7
-    for config in decided:
+    assert len({DEFAULT_KEY, *(config.key for config in configs)}) == 7
+    for config in configs:
         assert PipelineConfig.from_dict(config.to_dict()) == config
 
 
@@ -217,7 +219,7 @@ def test_fusion_depth_limits_kernels():
 def test_stored_weights_survive_json_and_filter_as_the_definition_says():
     elements = ((0, 1, 2, 3), (2, 3, 4, 5))
     for outputs in (2, 4):
-        stored = FilteringWeights(1, outputs, elements)
+        stored = WinogradWeights(1, outputs, elements)
         assert load_packed(dump_packed([stored])) == [stored]
         plain = values(3, 3, 7, 6)
         packed = stored.pack(plain)

@@ -13,8 +13,8 @@ from tests.networks import (
     without_softmax,
 )
 from tvm_costmodel.compilers.relax import PipelineConfig, build, compare_outputs, cpu_target
-from tvm_costmodel.compilers.verify import run
-from tvm_costmodel.frontends.onnx import load_onnx, onnx_to_relax
+from tvm_costmodel.compilers.relax.verification import run
+from tvm_costmodel.frontends.onnx.reader import load_onnx, onnx_to_relax
 
 FAST = ("squeezenet", "shufflenet")
 
@@ -30,8 +30,8 @@ def test_outputs_equal_onnxruntime(name):
     assert built.unscheduled == ()
     inputs = onnx_inputs(model)
     expected = run_onnxruntime(model, inputs)
-    found = compare_outputs(run(built.executable, list(inputs.values())), expected, rtol=2e-5)
-    assert found.equal, found
+    difference = compare_outputs(run(built.executable, list(inputs.values())), expected, rtol=2e-5)
+    assert difference.equal, difference
     # the outputs differ from each other, so that equality means something
     assert expected[0].std() > 1e-3 * abs(expected[0]).max() > 0
 
@@ -43,5 +43,5 @@ def test_channels_first_equals_onnxruntime(name):
     built = build(onnx_to_relax(model), cpu_target(), PipelineConfig(layout="NCHW"))
     inputs = onnx_inputs(model)
     expected = run_onnxruntime(model, inputs)
-    found = compare_outputs(run(built.executable, list(inputs.values())), expected, rtol=2e-5)
-    assert found.equal, found
+    difference = compare_outputs(run(built.executable, list(inputs.values())), expected, rtol=2e-5)
+    assert difference.equal, difference

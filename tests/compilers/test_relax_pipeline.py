@@ -10,7 +10,6 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_costmodel.compilers import pipeline as pipeline_module
 from tvm_costmodel.compilers.relax import (
     CpuRuleConfig,
     PipelineConfig,
@@ -20,7 +19,8 @@ from tvm_costmodel.compilers.relax import (
     pipeline,
     verify,
 )
-from tvm_costmodel.compilers.verify import random_inputs, run
+from tvm_costmodel.compilers.relax import config as config_module
+from tvm_costmodel.compilers.relax.verification import random_inputs, run
 from tvm_costmodel.errors import BuildError, ConfigError, DeviceError
 
 from .networks_small import NETWORKS, batch_norm, convolution, module, network, nn, op, values
@@ -46,8 +46,8 @@ def test_outputs_equal_tvms_default_build(name, config):
     mod = network(name)
     built = build(mod, cpu_target(), CONFIGS[config])
     assert built.unscheduled == ()
-    found = verify(built.executable, plain(mod), random_inputs(mod), rtol=1e-4)
-    assert found.equal, found
+    difference = verify(built.executable, plain(mod), random_inputs(mod), rtol=1e-4)
+    assert difference.equal, difference
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -152,10 +152,10 @@ def test_config_keys_differ_and_follow_the_versions(monkeypatch):
     assert len(keys) == len(CONFIGS) and all(len(key) == 16 for key in keys)
     assert PipelineConfig().key == PipelineConfig.from_dict({}).key
     before = PipelineConfig().key
-    monkeypatch.setattr(pipeline_module, "PIPELINE_VERSION", -1)
+    monkeypatch.setattr(config_module, "PIPELINE_VERSION", -1)
     assert PipelineConfig().key != before
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline_module, "RULE_VERSION", -1)
+    monkeypatch.setattr(config_module, "RULE_VERSION", -1)
     assert PipelineConfig().key != before
 
 
@@ -181,7 +181,7 @@ def test_a_failing_stage_is_named(monkeypatch):
     def fail(*_args, **_kwargs):
         raise ValueError("boom")
 
-    monkeypatch.setattr("tvm_costmodel.compilers.build.schedule_module", fail)
+    monkeypatch.setattr("tvm_costmodel.compilers.relax.build_module.schedule_module", fail)
     with pytest.raises(BuildError, match="stage 'schedule': ValueError: boom"):
         build(network("dense"), cpu_target())
 
@@ -201,8 +201,8 @@ def test_batch_norm_in_training_keeps_its_meaning():
     make = lambda emit, x: nn.relu(batch_norm(emit, x, training=True))  # noqa: E731
     mod = module(make, [(2, 8, 9, 9)])
     built = build(mod, cpu_target())
-    found = verify(built.executable, plain(mod), random_inputs(mod), rtol=1e-4)
-    assert found.equal, found
+    difference = verify(built.executable, plain(mod), random_inputs(mod), rtol=1e-4)
+    assert difference.equal, difference
 
 
 def test_batch_norm_costs_no_kernel_of_its_own():

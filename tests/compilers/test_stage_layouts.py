@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.tuning.passes import through_passes
-from tvm_costmodel.compilers.decidable import STAGES, convolution_stages, stages_of
 from tvm_costmodel.compilers.relax import PipelineConfig, build, cpu_target, verify
-from tvm_costmodel.compilers.verify import random_inputs
+from tvm_costmodel.compilers.relax.verification import random_inputs
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.frontends.relax import from_relax
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.graph_passes.tunable_ops import STAGES, convolution_stages, stages_of
 
 from .networks_small import staged
 
 
 def test_stages_are_halvings_of_the_image():
     sizes = {"stem": 149, "second": 147, "third": 73, "fourth": 71, "late": 35, "gate": 1}
-    found = stages_of({name: side * side for name, side in sizes.items()})
-    assert found == {"stem": 1, "second": 1, "third": 2, "fourth": 2, "late": 3}
+    stages = stages_of({name: side * side for name, side in sizes.items()})
+    assert stages == {"stem": 1, "second": 1, "third": 2, "fourth": 2, "late": 3}
     many = stages_of({n: 4**n for n in range(1, 11)})
     assert many[10] == 1 and many[6] == 5
     assert {n for n, stage in many.items() if stage == STAGES} == {1, 2, 3, 4, 5}
@@ -47,8 +47,8 @@ def test_only_the_named_stages_depart_and_outputs_stay_the_same(layout, departin
         if o.op == "conv2d"
     ]
     graph = from_relax(through_passes(mod, config))
-    found = [str(o.attrs["data_layout"]) for o in graph.operators if o.op == "conv2d"]
-    assert found == expected
+    layouts = [str(o.attrs["data_layout"]) for o in graph.operators if o.op == "conv2d"]
+    assert layouts == expected
     plain = build(mod, cpu_target()).executable
     built = build(mod, cpu_target(), config)
     assert verify(built.executable, plain, random_inputs(mod), rtol=1e-4).equal

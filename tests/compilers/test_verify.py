@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_costmodel.compilers.verify import compare_outputs, random_inputs, verify
+from tvm_costmodel.compilers.relax.verification import compare_outputs, random_inputs, verify
 from tvm_costmodel.errors import BuildError
 
 from .networks_small import module, nn, op
@@ -14,9 +14,11 @@ from .networks_small import module, nn, op
 def test_differences_are_measured_against_the_largest_output():
     expected = [np.array([100.0, -1.0], "float32"), np.array([2.0], "float32")]
     got = [np.array([100.5, -1.0], "float32"), np.array([2.004], "float32")]
-    found = compare_outputs(got, expected, rtol=0.01)
-    assert found.equal
-    assert found.max_abs_err == pytest.approx(0.5) and found.max_rel_err == pytest.approx(5e-3)
+    difference = compare_outputs(got, expected, rtol=0.01)
+    assert difference.equal
+    assert difference.max_abs_err == pytest.approx(0.5) and difference.max_rel_err == pytest.approx(
+        5e-3
+    )
     assert not compare_outputs(got, expected, rtol=1e-3).equal
 
 
@@ -37,8 +39,8 @@ def test_two_builds_and_a_callable_as_reference():
     inputs = random_inputs(mod)
     assert verify(relu, tvm.compile(mod, target), inputs).max_abs_err == 0
     assert verify(relu, lambda x: [np.maximum(x, 0)], inputs).equal
-    found = verify(relu, absolute, inputs)
-    assert not found.equal and found.max_abs_err == pytest.approx(-inputs[0].min())
+    difference = verify(relu, absolute, inputs)
+    assert not difference.equal and difference.max_abs_err == pytest.approx(-inputs[0].min())
 
 
 def test_inputs_follow_seed_and_dtype():

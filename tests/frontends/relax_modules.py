@@ -55,11 +55,11 @@ def tuples() -> IRModule:
 
     def body(b):
         parts = b.emit(op.split(x, [1, 3], axis=-1))
-        halves = b.emit(op.split(relax.TupleGetItem(t, 0), 2, axis=1))
-        nested = b.emit(relax.Tuple([parts, relax.Tuple([halves[1], t[1]])]))
+        parts_of_t = b.emit(op.split(relax.TupleGetItem(t, 0), 2, axis=1))
+        nested = b.emit(relax.Tuple([parts, relax.Tuple([parts_of_t[1], t[1]])]))
         inner = b.emit(relax.TupleGetItem(nested, 1))
-        joined = b.emit(op.concat([inner[0], parts[2], parts[0], inner[1]], axis=-1))
-        return relax.Tuple([joined, relax.Tuple([halves, x])])
+        merged = b.emit(op.concat([inner[0], parts[2], parts[0], inner[1]], axis=-1))
+        return relax.Tuple([merged, relax.Tuple([parts_of_t, x])])
 
     return function([t, x], body)
 

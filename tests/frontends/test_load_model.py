@@ -17,7 +17,7 @@ from tvm import relax
 from tests.networks import model_of
 from tvm_costmodel.errors import CostModelError, GraphError, ModelFileError
 from tvm_costmodel.frontends import from_json, load_model, load_module
-from tvm_costmodel.frontends.onnx import onnx_to_relax
+from tvm_costmodel.frontends.onnx.reader import onnx_to_relax
 
 
 def small_onnx() -> onnx.ModelProto:
@@ -28,7 +28,7 @@ def small_onnx() -> onnx.ModelProto:
 
 @pytest.fixture
 def files(tmp_path):
-    """One network as ONNX, Relax JSON and OpGraph JSON, under names that tell nothing."""
+    """One network as ONNX, Relax JSON and OpGraph JSON, under names that do not tell the kind."""
     onnx.save(small_onnx(), tmp_path / "a.bin")
     module = load_module(tmp_path / "a.bin")
     (tmp_path / "b.bin").write_text(tvm.ir.save_json(module))
@@ -36,7 +36,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_kinds_are_told_by_content(files):
+def test_kinds_are_recognised_by_content(files):
     models = [load_model(files / name) for name in ("a.bin", "b.bin", "c.bin")]
     assert len({model.graph.hash for model in models}) == 1
     assert [model.module is None for model in models] == [False, False, True]

@@ -20,7 +20,7 @@ from tests.networks import (
     run_relax,
     without_softmax,
 )
-from tvm_costmodel.frontends.onnx import from_onnx, load_onnx, onnx_to_relax
+from tvm_costmodel.frontends.onnx.reader import from_onnx, load_onnx, onnx_to_relax
 
 node = helper.make_node
 
@@ -40,7 +40,7 @@ def assert_equals_onnxruntime(model: onnx.ModelProto, rtol: float = 1e-4, fast=F
 
 
 def small_network(prefix: str = "") -> onnx.ModelProto:
-    """Conv, BN, residual Sum of three, Dropout, pooling, Gemm: every form that cleaning mends."""
+    """Conv, BN, residual Sum of three, Dropout, pooling, Gemm: all forms that cleaning rewrites."""
     rng = np.random.default_rng(0)
     weights = {
         "w": rng.standard_normal((8, 3, 3, 3), dtype=np.float32),

@@ -22,7 +22,12 @@ from tests.networks import (
     without_softmax,
 )
 from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
-from tvm_costmodel.frontends.onnx import from_onnx, load_onnx, onnx_to_relax, randomise_weights
+from tvm_costmodel.frontends.onnx.reader import (
+    from_onnx,
+    load_onnx,
+    onnx_to_relax,
+    randomise_weights,
+)
 
 node = helper.make_node
 
@@ -85,8 +90,8 @@ def test_random_weights_keep_activations_in_range():
     second = run_onnxruntime(model, onnx_inputs(model, seed=1))[0]
     assert 0.1 < first.std() < 100
     assert np.abs(first - second).max() > 1e-3 * first.std()  # it depends on its input
-    again = without_softmax(randomise_weights(onnx_network("squeezenet"), seed=3))
-    assert again.SerializeToString() == model.SerializeToString()
+    repeated = without_softmax(randomise_weights(onnx_network("squeezenet"), seed=3))
+    assert repeated.SerializeToString() == model.SerializeToString()
 
 
 # Shapes
@@ -98,7 +103,7 @@ def dynamic_network() -> onnx.ModelProto:
     )
 
 
-def test_dynamic_input_names_what_is_open_and_what_mends_it():
+def test_dynamic_input_names_what_is_open_and_how_to_fix_it():
     with pytest.raises(ModelFileError) as error:
         from_onnx(dynamic_network())
     assert "image [batch, 3, h, w]" in str(error.value)
@@ -250,7 +255,7 @@ def test_graph_does_not_depend_on_onnxruntime_being_installed():
     code = (
         "import sys; sys.modules['onnxruntime'] = None; "
         "from tests.networks import onnx_network_path; "
-        "from tvm_costmodel.frontends.onnx import from_onnx; "
+        "from tvm_costmodel.frontends.onnx.reader import from_onnx; "
         "print(from_onnx(onnx_network_path('shufflenet')).hash)"
     )
     root = Path(__file__).parents[2]

@@ -9,8 +9,9 @@ from tvm.relax import op
 
 from tests.frontends.relax_modules import BUILDERS, const, function, var
 from tvm_costmodel.errors import GraphError
-from tvm_costmodel.frontends.relax import ExportGraph, from_relax
-from tvm_costmodel.graph import OpGraph, TensorType
+from tvm_costmodel.frontends.relax.export import ExportGraph, from_relax
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.graph.types import TensorType
 from tvm_costmodel.ops import CATALOGUE, canonical_name
 
 NOT_FOR_INFERENCE = (
@@ -41,7 +42,7 @@ def test_every_inference_operator_of_relax_has_a_canonical_name() -> None:
 
 
 def test_every_relax_name_in_the_table_is_registered() -> None:
-    from tvm_costmodel.ops.names import _RELAX
+    from tvm_costmodel.ops.aliases import _RELAX
 
     registered = set(tvm.ir.Op.list_op_names())
     assert [n for n in _RELAX if f"relax.{n}" not in registered] == []

@@ -12,8 +12,8 @@ import pytest
 
 from tests.networks import ONNX_NETWORKS, onnx_network_path
 from tests.relay.environment import relay_python, run_there
-from tvm_costmodel.frontends.onnx import from_onnx
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.frontends.onnx.reader import from_onnx
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.sources import WorkloadSource
 from tvm_costmodel.profiling.workloads import FAMILIES, sample_suite
 

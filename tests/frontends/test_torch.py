@@ -11,8 +11,8 @@ from torch import nn
 
 from tests.networks import run_relax
 from tvm_costmodel.errors import ModelFileError, UnsupportedOperatorError
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.frontends.torch import from_torch, load_exported, torch_to_relax
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.frontends.torch_export import from_torch, load_exported, torch_to_relax
 
 
 class ConvNet(nn.Module):

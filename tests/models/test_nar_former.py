@@ -9,7 +9,7 @@ import torch
 from tests.cells import random_cells
 from tvm_costmodel.models.layers import seed_dropout
 from tvm_costmodel.models.nar_former import NarFormer, NarFormerConfig
-from tvm_costmodel.tokenizer.cells import (
+from tvm_costmodel.nas.cell_tokens import (
     NASBENCH101,
     CellTokenConfig,
     CellTokenizer,
@@ -30,21 +30,21 @@ def cells(config: NarFormerConfig, count: int = 5) -> list[CellTokens]:
 def network(config: NarFormerConfig) -> NarFormer:
     """Random weights, biases and gains, so that no term of the formulas vanishes."""
     torch.manual_seed(0)
-    made = NarFormer(config).eval()
+    model = NarFormer(config).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return model
 
 
 def padded(
-    made: NarFormer, tokens: list[CellTokens], length: int | None = None, static=None
+    model: NarFormer, tokens: list[CellTokens], length: int | None = None, static=None
 ) -> torch.Tensor:
     batch = collate_cells(tokens, length)
     arrays = (batch.features, batch.mask, batch.depth)
     with torch.no_grad():
-        return made(*(torch.from_numpy(array) for array in arrays), static)
+        return model(*(torch.from_numpy(array) for array in arrays), static)
 
 
 def linear(x: np.ndarray, p: Parameters, name: str) -> np.ndarray:
@@ -89,10 +89,10 @@ def encoder_block(
     ]
 
 
-def naive(made: NarFormer, cell: CellTokens, static: np.ndarray | None = None) -> float:
+def naive(model: NarFormer, cell: CellTokens, static: np.ndarray | None = None) -> float:
     """One cell, one token at a time, from the formulas of the paper, in float64."""
-    p = {name: value.double().numpy() for name, value in made.state_dict().items()}
-    config, heads = made.config, made.config.heads
+    p = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    config, heads = model.config, model.config.heads
     depth = np.maximum(linear(cell.depth.astype(np.float64), p, "depth"), 0.0)
     memory = [depth, *cell.features.astype(np.float64)]
     for i in range(config.depths[0]):
@@ -131,55 +131,55 @@ def naive(made: NarFormer, cell: CellTokens, static: np.ndarray | None = None) -
 
 
 def test_published_configuration_has_the_published_number_of_parameters() -> None:
-    made = NarFormer()
-    assert sum(parameter.numel() for parameter in made.parameters()) == 4_822_081
-    assert [tuple(stage.queries.shape) for stage in made.stages] == [(4, 192), (2, 192), (1, 192)]
-    assert len(made.blocks) == 6 and len(made.fuse_units) == 2
+    model = NarFormer()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4_822_081
+    assert [tuple(stage.queries.shape) for stage in model.stages] == [(4, 192), (2, 192), (1, 192)]
+    assert len(model.blocks) == 6 and len(model.fuse_units) == 2
 
 
 def test_head_of_whole_networks_narrows_as_published() -> None:
-    made = NarFormer(NarFormerConfig(960, heads=6, hidden=64, depths=(1, 1), static_channels=256))
-    sizes = [layer.weight.shape[0] for layer in made.head if hasattr(layer, "weight")]
+    model = NarFormer(NarFormerConfig(960, heads=6, hidden=64, depths=(1, 1), static_channels=256))
+    sizes = [layer.weight.shape[0] for layer in model.head if hasattr(layer, "weight")]
     assert sizes == [1216, 608, 304, 152, 1]
 
 
 @pytest.mark.parametrize("config", [SMALL, NarFormerConfig()], ids=["small", "published"])
 def test_forward_equals_a_loop_over_the_formulas(config: NarFormerConfig) -> None:
-    made, tokens = network(config), cells(config)
-    expected = [naive(made, cell) for cell in tokens]
-    np.testing.assert_allclose(padded(made, tokens).numpy(), expected, rtol=2e-5)
+    model, tokens = network(config), cells(config)
+    expected = [naive(model, cell) for cell in tokens]
+    np.testing.assert_allclose(padded(model, tokens).numpy(), expected, rtol=2e-5)
     assert np.ptp(expected) > 1e-4
 
 
 def test_whole_networks_equal_a_loop_over_the_formulas() -> None:
-    made, tokens = network(WHOLE), cells(WHOLE)
+    model, tokens = network(WHOLE), cells(WHOLE)
     static = np.random.default_rng(0).normal(size=(len(tokens), 8)).astype(np.float32)
-    expected = [naive(made, cell, row) for cell, row in zip(tokens, static, strict=True)]
-    found = padded(made, tokens, static=torch.from_numpy(static))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-5, atol=1e-6)
+    expected = [naive(model, cell, row) for cell, row in zip(tokens, static, strict=True)]
+    predicted = padded(model, tokens, static=torch.from_numpy(static))
+    np.testing.assert_allclose(predicted.numpy(), expected, rtol=2e-5, atol=1e-6)
     with pytest.raises(ValueError, match="give static"):
-        padded(made, tokens)
+        padded(model, tokens)
 
 
 def test_padding_and_batch_order_change_nothing() -> None:
-    made, tokens = network(SMALL), cells(SMALL)
-    together = padded(made, tokens)
-    torch.testing.assert_close(padded(made, tokens, length=17), together)
-    torch.testing.assert_close(padded(made, tokens[::-1]).flip(0), together)
+    model, tokens = network(SMALL), cells(SMALL)
+    together = padded(model, tokens)
+    torch.testing.assert_close(padded(model, tokens, length=17), together)
+    torch.testing.assert_close(padded(model, tokens[::-1]).flip(0), together)
     for row, cell in enumerate(tokens):
-        torch.testing.assert_close(padded(made, [cell])[0], together[row])
+        torch.testing.assert_close(padded(model, [cell])[0], together[row])
 
 
 def test_eight_cells_are_learned_by_heart() -> None:
     config = NarFormerConfig(channels=48, heads=3, hidden=96, depths=(2, 1, 1), dropout=0.0)
     torch.manual_seed(0)
-    made, tokens = NarFormer(config), cells(config, 8)
+    model, tokens = NarFormer(config), cells(config, 8)
     batch = collate_cells(tokens)
     arrays = [torch.from_numpy(a) for a in (batch.features, batch.mask, batch.depth)]
     target = torch.linspace(0.1, 0.9, 8)
-    optimizer = torch.optim.AdamW(made.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(150):
-        loss = torch.mean((made(*arrays) - target) ** 2)
+        loss = torch.mean((model(*arrays) - target) ** 2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -187,12 +187,12 @@ def test_eight_cells_are_learned_by_heart() -> None:
 
 
 def test_dropout_repeats_with_its_seed() -> None:
-    made, tokens = network(SMALL).train(), cells(SMALL)
-    seed_dropout(made, 1)
-    first = padded(made, tokens)
-    seed_dropout(made, 1)
-    torch.testing.assert_close(padded(made, tokens), first)
-    assert not torch.equal(padded(made, tokens), first)
+    model, tokens = network(SMALL).train(), cells(SMALL)
+    seed_dropout(model, 1)
+    first = padded(model, tokens)
+    seed_dropout(model, 1)
+    torch.testing.assert_close(padded(model, tokens), first)
+    assert not torch.equal(padded(model, tokens), first)
 
 
 def test_impossible_shapes_are_refused() -> None:

@@ -9,9 +9,9 @@ from tvm_costmodel.models.nar_former_networks import (
     NarFormerNetworksConfig,
     encode,
 )
+from tvm_costmodel.nas.cell_tokens import encode_positions
 from tvm_costmodel.tokenizer import Tokenizer, TokenizerConfig, collate
-from tvm_costmodel.tokenizer.cells import encode_positions
-from tvm_costmodel.training.loop import forward
+from tvm_costmodel.training.trainer import forward
 
 SMALL = NarFormerNetworksConfig(frequencies=4, hidden=32, blocks=1)
 TOKENIZER = Tokenizer(TokenizerConfig(frequencies=4))
@@ -19,9 +19,9 @@ TOKENIZER = Tokenizer(TokenizerConfig(frequencies=4))
 
 def network(config: NarFormerNetworksConfig = SMALL) -> NarFormerNetworks:
     torch.manual_seed(0)
-    made = NarFormerNetworks(config).eval()
-    made.set_output_level(3.0)
-    return made
+    model = NarFormerNetworks(config).eval()
+    model.set_output_level(3.0)
+    return model
 
 
 def test_published_tokens_have_960_channels() -> None:
@@ -39,10 +39,10 @@ def test_the_transformer_reads_operation_numbers_source_and_own_position() -> No
     builder = GraphBuilder(1, 3, 8, 8)
     left, right = builder.conv(0, 4), builder.conv(0, 4)
     graph = builder.graph(builder.sum(left, right))
-    tokens, made, seen = TOKENIZER.encode(graph), network(), []
-    made.former.register_forward_pre_hook(lambda _, args: seen.append(args))
+    tokens, model, seen = TOKENIZER.encode(graph), network(), []
+    model.former.register_forward_pre_hook(lambda _, args: seen.append(args))
     with torch.no_grad():
-        forward(made, [tokens])
+        forward(model, [tokens])
     x, mask, depth, static = (part[0].numpy() for part in seen[0])
 
     def code(value: float) -> np.ndarray:
@@ -59,19 +59,19 @@ def test_the_transformer_reads_operation_numbers_source_and_own_position() -> No
 
 def test_padding_and_neighbours_in_the_batch_do_not_change_answers() -> None:
     tokens = [TOKENIZER.encode(graph) for graph in labelled_graphs(4)[0]]
-    made = network()
+    model = network()
     with torch.no_grad():
         batch = collate(tokens, max(map(len, tokens)) + 5, directed=True)
         arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
-        together = made(*map(torch.from_numpy, arrays)).numpy()
-        alone = [forward(made, [graph]).item() for graph in tokens]
+        together = model(*map(torch.from_numpy, arrays)).numpy()
+        alone = [forward(model, [graph]).item() for graph in tokens]
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     assert together.shape == (4,) and (together > 0).all()
 
 
 def test_several_platforms_each_have_an_answer() -> None:
-    made = network(NarFormerNetworksConfig(frequencies=4, hidden=32, blocks=1, platforms=3))
+    model = network(NarFormerNetworksConfig(frequencies=4, hidden=32, blocks=1, platforms=3))
     tokens = [TOKENIZER.encode(graph) for graph in labelled_graphs(4)[0]]
     with torch.no_grad():
-        answers = forward(made, tokens)
+        answers = forward(model, tokens)
     assert answers.shape == (4, 3) and len(np.unique(answers)) == 12

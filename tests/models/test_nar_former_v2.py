@@ -10,7 +10,7 @@ from tests.graphs import labelled_graphs, resnet_graph
 from tvm_costmodel.models.layers import Dropout, GroupedLinear, seed_dropout
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer, collate
-from tvm_costmodel.training.loop import forward
+from tvm_costmodel.training.trainer import forward
 
 SMALL = NarFormerV2Config(channels=32, groups=4)
 
@@ -23,19 +23,21 @@ def tokens(count: int = 6) -> list[TokenArrays]:
 def network(config: NarFormerV2Config = SMALL, seed: int = 0) -> NarFormerV2:
     """Random weights, biases and gains, so that no term of the formulas vanishes."""
     torch.manual_seed(seed)
-    made = NarFormerV2(config).eval()
+    model = NarFormerV2(config).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return model
 
 
-def padded(made: NarFormerV2, graphs: list[TokenArrays], length: int | None = None) -> torch.Tensor:
+def padded(
+    model: NarFormerV2, graphs: list[TokenArrays], length: int | None = None
+) -> torch.Tensor:
     batch = collate(graphs, length)
     arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
     with torch.no_grad():
-        return made(*(torch.from_numpy(array) for array in arrays))
+        return model(*(torch.from_numpy(array) for array in arrays))
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -55,15 +57,15 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def naive(made: NarFormerV2, graph: TokenArrays) -> float:
+def naive(model: NarFormerV2, graph: TokenArrays) -> float:
     """One network, one operator at a time, from the formulas of the paper, in float64."""
-    p = {name: value.double().numpy() for name, value in made.state_dict().items()}
+    p = {name: value.double().numpy() for name, value in model.state_dict().items()}
     neighbours: list[set[int]] = [set() for _ in range(len(graph))]
     for a, b in graph.edges:
         neighbours[a].add(int(b))
         neighbours[b].add(int(a))
     x = graph.features.astype(np.float64)
-    for block in range(made.config.blocks):
+    for block in range(model.config.blocks):
         at = f"blocks.{block}.attention"
         rows, z = [], []
         for i in range(len(graph)):
@@ -80,8 +82,8 @@ def naive(made: NarFormerV2, graph: TokenArrays) -> float:
             y = np.maximum(y / np.linalg.norm(y), 0.0)
             ffn = f"blocks.{block}.feed_forward"
             h = layer_norm(y, p[f"{ffn}.norm.weight"], p[f"{ffn}.norm.bias"])
-            h = np.maximum(grouped(h, p, f"{ffn}.up", made.config.groups), 0.0)
-            h = grouped(h, p, f"{ffn}.down", made.config.groups)
+            h = np.maximum(grouped(h, p, f"{ffn}.up", model.config.groups), 0.0)
+            h = grouped(h, p, f"{ffn}.down", model.config.groups)
             out.append(y + p[f"blocks.{block}.gamma"] * h)
         x = np.array(out)
     static = np.maximum(p["static.weight"] @ graph.static + p["static.bias"], 0.0)
@@ -92,57 +94,57 @@ def naive(made: NarFormerV2, graph: TokenArrays) -> float:
 
 
 def test_published_configuration_has_the_published_number_of_parameters() -> None:
-    made = NarFormerV2()
-    assert sum(parameter.numel() for parameter in made.parameters()) == 2_310_921
-    assert [linear.weight.shape for linear in made.head] == [(512, 1024), (512, 512), (1, 512)]
-    assert made.static.weight.shape == (512, 40)
-    assert all((block.gamma == 1e-4).all() for block in made.blocks)
+    model = NarFormerV2()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_310_921
+    assert [linear.weight.shape for linear in model.head] == [(512, 1024), (512, 512), (1, 512)]
+    assert model.static.weight.shape == (512, 40)
+    assert all((block.gamma == 1e-4).all() for block in model.blocks)
 
 
 @pytest.mark.parametrize("config", [SMALL, NarFormerV2Config()], ids=["small", "published"])
 def test_forward_equals_a_loop_over_the_formulas(config: NarFormerV2Config) -> None:
-    made, graphs = network(config), tokens(4)
-    expected = [naive(made, graph) for graph in graphs]
-    np.testing.assert_allclose(padded(made, graphs).numpy(), expected, rtol=2e-5)
+    model, graphs = network(config), tokens(4)
+    expected = [naive(model, graph) for graph in graphs]
+    np.testing.assert_allclose(padded(model, graphs).numpy(), expected, rtol=2e-5)
     with torch.no_grad():
-        np.testing.assert_allclose(forward(made, graphs).numpy(), expected, rtol=2e-5)
+        np.testing.assert_allclose(forward(model, graphs).numpy(), expected, rtol=2e-5)
 
 
 def test_padding_and_batch_order_change_nothing() -> None:
-    made, graphs = network(), tokens()
-    together = padded(made, graphs)
-    torch.testing.assert_close(padded(made, graphs, length=77), together)
-    torch.testing.assert_close(padded(made, graphs[::-1]).flip(0), together)
+    model, graphs = network(), tokens()
+    together = padded(model, graphs)
+    torch.testing.assert_close(padded(model, graphs, length=77), together)
+    torch.testing.assert_close(padded(model, graphs[::-1]).flip(0), together)
     for row, graph in enumerate(graphs):
-        torch.testing.assert_close(padded(made, [graph])[0], together[row])
+        torch.testing.assert_close(padded(model, [graph])[0], together[row])
 
 
 def test_merging_equal_operators_changes_nothing() -> None:
-    made = network()
+    model = network()
     graphs = [*tokens(), Tokenizer().encode(resnet_graph((2, 3, 3, 2), image=64))]
-    expected = padded(made, graphs)
+    expected = padded(model, graphs)
     with torch.no_grad():
         for share in (True, False):
-            torch.testing.assert_close(forward(made, graphs, share), expected)
+            torch.testing.assert_close(forward(model, graphs, share), expected)
 
 
 def test_gradients_are_the_same_padded_and_merged() -> None:
-    made, graphs = network(), tokens(4)
+    model, graphs = network(), tokens(4)
     batch = collate(graphs)
     arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
-    made(*(torch.from_numpy(array) for array in arrays)).log().sum().backward()
-    expected = {name: p.grad.clone() for name, p in made.named_parameters()}
-    made.zero_grad()
-    forward(made, graphs).log().sum().backward()
-    for name, parameter in made.named_parameters():
+    model(*(torch.from_numpy(array) for array in arrays)).log().sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    forward(model, graphs).log().sum().backward()
+    for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_starts_at_the_given_level() -> None:
-    made = NarFormerV2(SMALL)
+    model = NarFormerV2(SMALL)
     for level in (0.05, 3.0, 400.0):
-        made.set_output_level(level)
-        bias = made.head[2].bias.detach()
+        model.set_output_level(level)
+        bias = model.head[2].bias.detach()
         assert torch.nn.functional.softplus(bias).item() == pytest.approx(level, rel=1e-4)
 
 
@@ -166,8 +168,8 @@ def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_its_seed() -> N
 
 
 def test_every_dropout_layer_has_a_sequence_of_its_own() -> None:
-    made = NarFormerV2(SMALL)
-    seed_dropout(made, 7)
-    layers = [layer for layer in made.modules() if isinstance(layer, Dropout)]
+    model = NarFormerV2(SMALL)
+    seed_dropout(model, 7)
+    layers = [layer for layer in model.modules() if isinstance(layer, Dropout)]
     masks = [layer.train()(torch.ones(100, 100)) for layer in layers]
     assert len(masks) == 5 and not torch.equal(masks[0], masks[1])

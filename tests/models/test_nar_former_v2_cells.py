@@ -9,7 +9,7 @@ import torch
 from tests.cells import random_cells
 from tests.models.test_nar_former_v2 import grouped, layer_norm, sigmoid
 from tvm_costmodel.models.nar_former_v2_cells import NarFormerV2Cells, NarFormerV2CellsConfig
-from tvm_costmodel.tokenizer.cells import (
+from tvm_costmodel.nas.cell_tokens import (
     NAR_FORMER_V2_CELLS,
     NASBENCH101,
     CellTokenizer,
@@ -24,19 +24,19 @@ CELLS = [TOKENIZER.encode(cell) for cell in random_cells(5, seed=4)]
 
 def network(config: NarFormerV2CellsConfig) -> NarFormerV2Cells:
     torch.manual_seed(0)
-    made = NarFormerV2Cells(config).eval()
+    model = NarFormerV2Cells(config).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return model
 
 
-def padded(made: NarFormerV2Cells, cells: list[CellTokens], length: int | None = None):
+def padded(model: NarFormerV2Cells, cells: list[CellTokens], length: int | None = None):
     batch = collate_cells(cells, length)
     with torch.no_grad():
         arrays = (batch.features, batch.adjacency, batch.mask)
-        return made(*(torch.from_numpy(array) for array in arrays))
+        return model(*(torch.from_numpy(array) for array in arrays))
 
 
 def naive_block(
@@ -60,15 +60,15 @@ def naive_block(
     return np.array(out)
 
 
-def naive(made: NarFormerV2Cells, cell: CellTokens) -> float:
-    p = {name: value.double().numpy() for name, value in made.state_dict().items()}
+def naive(model: NarFormerV2Cells, cell: CellTokens) -> float:
+    p = {name: value.double().numpy() for name, value in model.state_dict().items()}
     neighbours: list[set[int]] = [set() for _ in cell.features]
     for a, b in np.argwhere(cell.adjacency):
         neighbours[a].add(int(b))
         neighbours[b].add(int(a))
     x, means = cell.features.astype(np.float64), []
-    for block in range(made.config.blocks):
-        x = naive_block(p, x, neighbours, block, made.config.groups)
+    for block in range(model.config.blocks):
+        x = naive_block(p, x, neighbours, block, model.config.groups)
         means.append(x.mean(axis=0))
     w = np.maximum(p["weigh.0.weight"] @ np.concatenate(means) + p["weigh.0.bias"], 0.0)
     w = sigmoid(p["weigh.2.weight"] @ w + p["weigh.2.bias"])
@@ -79,22 +79,22 @@ def naive(made: NarFormerV2Cells, cell: CellTokens) -> float:
 
 
 def test_published_configuration_has_the_published_number_of_parameters() -> None:
-    made = NarFormerV2Cells()
-    assert sum(parameter.numel() for parameter in made.parameters()) == 8_582_535
-    assert made.weigh[0].weight.shape == (768, 3072) and made.weigh[2].weight.shape == (6, 768)
+    model = NarFormerV2Cells()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_582_535
+    assert model.weigh[0].weight.shape == (768, 3072) and model.weigh[2].weight.shape == (6, 768)
 
 
 @pytest.mark.parametrize("config", [SMALL, NarFormerV2CellsConfig()], ids=["small", "published"])
 def test_forward_equals_a_loop_over_the_formulas(config: NarFormerV2CellsConfig) -> None:
-    made = network(config)
-    expected = [naive(made, cell) for cell in CELLS]
-    np.testing.assert_allclose(padded(made, CELLS).numpy(), expected, rtol=2e-5)
+    model = network(config)
+    expected = [naive(model, cell) for cell in CELLS]
+    np.testing.assert_allclose(padded(model, CELLS).numpy(), expected, rtol=2e-5)
 
 
 def test_padding_and_batch_order_change_nothing() -> None:
-    made = network(SMALL)
-    together = padded(made, CELLS)
-    torch.testing.assert_close(padded(made, CELLS, length=13), together)
-    torch.testing.assert_close(padded(made, CELLS[::-1]).flip(0), together)
+    model = network(SMALL)
+    together = padded(model, CELLS)
+    torch.testing.assert_close(padded(model, CELLS, length=13), together)
+    torch.testing.assert_close(padded(model, CELLS[::-1]).flip(0), together)
     for row, cell in enumerate(CELLS):
-        torch.testing.assert_close(padded(made, [cell])[0], together[row])
+        torch.testing.assert_close(padded(model, [cell])[0], together[row])

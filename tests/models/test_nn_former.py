@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.cells import diamond, random_cells
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models.nn_former import (
     DirectedAttention,
     DirectedFeedForward,
@@ -99,20 +99,20 @@ def test_attention_equals_a_loop_over_the_edges(heads: int) -> None:
     torch.manual_seed(0)
     layer = DirectedAttention(16, heads).eval()
     x, masks = features_of(CELLS), directed_masks(adjacency_of(CELLS))
-    found = layer(x, masks).detach().numpy()
+    output = layer(x, masks).detach().numpy()
     for row, cell in enumerate(CELLS):
         expected = naive_attention(layer, x[row, : len(cell)].double().numpy(), cell)
-        np.testing.assert_allclose(found[row, : len(cell)], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(output[row, : len(cell)], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_feed_forward_equals_a_loop_over_the_edges() -> None:
     torch.manual_seed(0)
     layer = DirectedFeedForward(16, 32).eval()
     x, adjacency = features_of(CELLS), adjacency_of(CELLS)
-    found = layer(x, adjacency).detach().numpy()
+    output = layer(x, adjacency).detach().numpy()
     for row, cell in enumerate(CELLS):
         expected = naive_feed_forward(layer, x[row, : len(cell)].double().numpy(), cell)
-        np.testing.assert_allclose(found[row, : len(cell)], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(output[row, : len(cell)], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_block_adds_both_layers_to_what_comes_in() -> None:

@@ -6,10 +6,10 @@ import torch
 
 from tests.graphs import labelled_graphs
 from tests.models.test_nn_former_cells import layer_norm, masks
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models.nn_former_networks import NnFormerNetworks, NnFormerNetworksConfig
 from tvm_costmodel.tokenizer import Tokenizer, collate
-from tvm_costmodel.training.loop import forward
+from tvm_costmodel.training.trainer import forward
 
 SMALL = NnFormerNetworksConfig(channels=16, heads=8, ffn_ratio=2)
 GRAPHS = labelled_graphs(4)[0]
@@ -18,9 +18,9 @@ TOKENS = [Tokenizer().encode(graph) for graph in GRAPHS]
 
 def network(config: NnFormerNetworksConfig = SMALL) -> NnFormerNetworks:
     torch.manual_seed(0)
-    made = NnFormerNetworks(config).eval()
-    made.set_output_level(3.0)
-    return made
+    model = NnFormerNetworks(config).eval()
+    model.set_output_level(3.0)
+    return model
 
 
 def attention(p: dict[str, np.ndarray], at: str, x: np.ndarray, graph: OpGraph) -> np.ndarray:
@@ -35,9 +35,9 @@ def attention(p: dict[str, np.ndarray], at: str, x: np.ndarray, graph: OpGraph) 
     return mixed @ p[f"{at}.out.weight"].T
 
 
-def naive(made: NnFormerNetworks, graph: OpGraph) -> float:
+def naive(model: NnFormerNetworks, graph: OpGraph) -> float:
     """One network, from the formulas, in float64."""
-    p = {name: value.double().numpy() for name, value in made.state_dict().items()}
+    p = {name: value.double().numpy() for name, value in model.state_dict().items()}
     tokens = Tokenizer().encode(graph)
     adjacency = np.zeros((len(tokens), len(tokens)))
     for a, b in tokens.edges:
@@ -66,29 +66,29 @@ def naive(made: NnFormerNetworks, graph: OpGraph) -> float:
 
 
 def test_a_batch_equals_the_formulas_for_each_network() -> None:
-    made = network()
+    model = network()
     with torch.no_grad():
-        answers = forward(made, TOKENS).numpy()
-    np.testing.assert_allclose(answers, [naive(made, graph) for graph in GRAPHS], rtol=1e-4)
+        answers = forward(model, TOKENS).numpy()
+    np.testing.assert_allclose(answers, [naive(model, graph) for graph in GRAPHS], rtol=1e-4)
 
 
 def test_padding_does_not_change_answers_and_direction_does() -> None:
-    made = network()
+    model = network()
     with torch.no_grad():
-        tight = forward(made, TOKENS)
+        tight = forward(model, TOKENS)
         batch = collate(TOKENS, max(map(len, TOKENS)) + 7, directed=True)
         arrays = [batch.features, batch.adjacency, batch.mask, batch.static]
-        wide = made(*map(torch.from_numpy, arrays))
+        wide = model(*map(torch.from_numpy, arrays))
         arrays[1] = np.ascontiguousarray(batch.adjacency.transpose(0, 2, 1))
-        backwards = made(*map(torch.from_numpy, arrays))
+        backwards = model(*map(torch.from_numpy, arrays))
     np.testing.assert_allclose(wide, tight, rtol=1e-5)
     assert (backwards / wide - 1.0).abs().min() > 1e-6
 
 
 def test_several_platforms_each_have_an_answer() -> None:
-    made = network(NnFormerNetworksConfig(channels=16, heads=4, platforms=3))
+    model = network(NnFormerNetworksConfig(channels=16, heads=4, platforms=3))
     with torch.no_grad():
-        answers = forward(made, TOKENS)
+        answers = forward(model, TOKENS)
     assert answers.shape == (4, 3) and len(np.unique(answers)) == 12
 
 

@@ -8,7 +8,7 @@ from tests.graphs import GraphBuilder, labelled_graphs, resnet_graph
 from tvm_costmodel.models.nnlp import Nnlp, NnlpConfig
 from tvm_costmodel.tokenizer import VOCABULARY, TokenArrays, collate
 from tvm_costmodel.tokenizer.nnlp import NnlpTokenizer
-from tvm_costmodel.training.loop import forward
+from tvm_costmodel.training.trainer import forward
 
 SMALL = NnlpConfig(channels=32)
 GRAPHS = [NnlpTokenizer().encode(graph) for graph in labelled_graphs(5)[0]]
@@ -16,27 +16,27 @@ GRAPHS = [NnlpTokenizer().encode(graph) for graph in labelled_graphs(5)[0]]
 
 def network(config: NnlpConfig) -> Nnlp:
     torch.manual_seed(0)
-    made = Nnlp(config).eval()
-    made.set_output_level(3.0)
-    return made
+    model = Nnlp(config).eval()
+    model.set_output_level(3.0)
+    return model
 
 
-def padded(made: Nnlp, graphs: list[TokenArrays], length: int | None = None) -> torch.Tensor:
+def padded(model: Nnlp, graphs: list[TokenArrays], length: int | None = None) -> torch.Tensor:
     batch = collate(graphs, length)
     arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
     with torch.no_grad():
-        return made.platforms(*(torch.from_numpy(array) for array in arrays))
+        return model.platforms(*(torch.from_numpy(array) for array in arrays))
 
 
-def naive(made: Nnlp, graph: TokenArrays) -> list[float]:
+def naive(model: Nnlp, graph: TokenArrays) -> list[float]:
     """One network, one operator at a time, from the formulas, in float64."""
-    p = {name: value.double().numpy() for name, value in made.state_dict().items()}
+    p = {name: value.double().numpy() for name, value in model.state_dict().items()}
     neighbours: list[set[int]] = [set() for _ in range(len(graph))]
     for a, b in graph.edges:
         neighbours[a].add(int(b))
         neighbours[b].add(int(a))
     x = graph.features.astype(np.float64)
-    for block in range(made.config.layers):
+    for block in range(model.config.layers):
         at, out = f"blocks.{block}", []
         for i, near in enumerate(neighbours):
             mean = sum((x[j] for j in near), np.zeros_like(x[i])) / max(1, len(near))
@@ -46,7 +46,7 @@ def naive(made: Nnlp, graph: TokenArrays) -> list[float]:
         x = np.array(out)
     static = np.maximum(p["static.weight"] @ graph.static + p["static.bias"], 0.0)
     answers = []
-    for head in range(made.config.platforms):
+    for head in range(model.config.platforms):
         y = np.concatenate([x.sum(axis=0), static])
         for layer in (0, 3):
             y = p[f"heads.{head}.{layer}.weight"] @ y + p[f"heads.{head}.{layer}.bias"]
@@ -83,50 +83,50 @@ def test_static_numbers_go_in_as_they_are() -> None:
 
 @pytest.mark.parametrize("config", [SMALL, NnlpConfig(), NnlpConfig(channels=32, platforms=3)])
 def test_forward_equals_a_loop_over_the_formulas(config: NnlpConfig) -> None:
-    made = network(config)
-    expected = [naive(made, graph) for graph in GRAPHS]
-    np.testing.assert_allclose(padded(made, GRAPHS).numpy(), expected, rtol=2e-5)
+    model = network(config)
+    expected = [naive(model, graph) for graph in GRAPHS]
+    np.testing.assert_allclose(padded(model, GRAPHS).numpy(), expected, rtol=2e-5)
 
 
 def test_padding_and_batch_order_change_nothing() -> None:
-    made = network(SMALL)
-    together = padded(made, GRAPHS)
-    torch.testing.assert_close(padded(made, GRAPHS, length=77), together)
-    torch.testing.assert_close(padded(made, GRAPHS[::-1]).flip(0), together)
+    model = network(SMALL)
+    together = padded(model, GRAPHS)
+    torch.testing.assert_close(padded(model, GRAPHS, length=77), together)
+    torch.testing.assert_close(padded(model, GRAPHS[::-1]).flip(0), together)
 
 
 def test_merging_equal_operators_changes_nothing() -> None:
-    made = network(SMALL)
+    model = network(SMALL)
     graphs = [*GRAPHS, NnlpTokenizer().encode(resnet_graph((2, 3, 3, 2), image=64))]
     with torch.no_grad():
         for share in (True, False):
-            merged = forward(made, graphs, share)  # type: ignore[arg-type]
-            torch.testing.assert_close(merged, padded(made, graphs)[:, 0])
+            merged = forward(model, graphs, share)  # type: ignore[arg-type]
+            torch.testing.assert_close(merged, padded(model, graphs)[:, 0])
 
 
 def test_a_new_platform_leaves_the_others_as_they_are() -> None:
-    made = network(NnlpConfig(channels=32, platforms=2))
-    before = padded(made, GRAPHS)
-    assert made.add_platform() == 2
-    after = padded(made, GRAPHS)
+    model = network(NnlpConfig(channels=32, platforms=2))
+    before = padded(model, GRAPHS)
+    assert model.add_platform() == 2
+    after = padded(model, GRAPHS)
     assert after.shape == (5, 3)
     torch.testing.assert_close(after[:, :2], before)
 
 
 def test_a_new_head_is_learned_with_the_trunk_at_rest() -> None:
-    made = network(NnlpConfig(channels=32, dropout=0.0))
+    model = network(NnlpConfig(channels=32, dropout=0.0))
     batch = collate(GRAPHS)
     arrays = (batch.features, batch.adjacency, batch.mask, batch.static)
     inputs = [torch.from_numpy(array) for array in arrays]
-    before, head = padded(made, GRAPHS), made.add_platform()
-    for parameter in made.trunk_parameters():
+    before, head = padded(model, GRAPHS), model.add_platform()
+    for parameter in model.trunk_parameters():
         parameter.requires_grad_(False)
     target = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    optimizer = torch.optim.Adam(made.heads[head].parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.heads[head].parameters(), lr=3e-3)
     for _ in range(300):
-        loss = torch.mean((made.platforms(*inputs)[:, head] / target - 1.0) ** 2)
+        loss = torch.mean((model.platforms(*inputs)[:, head] / target - 1.0) ** 2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < 1e-2
-    torch.testing.assert_close(padded(made, GRAPHS)[:, 0], before[:, 0])
+    torch.testing.assert_close(padded(model, GRAPHS)[:, 0], before[:, 0])

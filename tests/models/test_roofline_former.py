@@ -1,4 +1,4 @@
-"""The roofline former against its formulas, operator by operator."""
+"""`RooflineFormer` against its formulas, operator by operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvm_costmodel.models.roofline_former import (
     RooflineFormer,
     RooflineFormerConfig,
 )
-from tvm_costmodel.tokenizer.physical import CATEGORY_OF_SLOT, FEATURES
+from tvm_costmodel.tokenizer.operator_features import CATEGORY_OF_SLOT, FEATURES
 from tvm_costmodel.tokenizer.vocabulary import VOCABULARY
 
 EDGES = ((0, 1), (0, 2), (1, 3), (2, 3))
@@ -24,11 +24,11 @@ def network(seed: int = 0, wild: bool = True, **changes: object) -> RooflineForm
     """A small one; ``wild`` moves every parameter away from where training starts."""
     sizes = {"channels": 8, "context_channels": 8, "heads": 4, "devices": 2, "device_channels": 3}
     torch.manual_seed(seed)
-    made = RooflineFormer(RooflineFormerConfig(**{**sizes, **changes}))  # type: ignore[arg-type]
+    model = RooflineFormer(RooflineFormerConfig(**{**sizes, **changes}))  # type: ignore[arg-type]
     with torch.no_grad():
-        for parameter in made.parameters() if wild else ():
+        for parameter in model.parameters() if wild else ():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return made.eval()
+    return model.eval()
 
 
 def batch(nodes: int = 4, edges: tuple = EDGES, seed: int = 0) -> GraphBatch:
@@ -55,7 +55,7 @@ def attention(x: list[Tensor], w: dict[str, Tensor], at: str, heads: int) -> lis
     """Every operator over itself and its producers, and over itself and its consumers."""
     normed = [F.layer_norm(r, r.shape, w[f"{at}.norm.weight"], w[f"{at}.norm.bias"]) for r in x]
     projected = [(w[f"{at}.project.weight"] @ r).view(3, heads, -1) for r in normed]
-    found = []
+    outputs = []
     for i in range(len(x)):
         parts = []
         for head in range(heads):
@@ -72,8 +72,8 @@ def attention(x: list[Tensor], w: dict[str, Tensor], at: str, heads: int) -> lis
             share = torch.softmax(torch.stack(scores), dim=0)
             values = [projected[j][2, head] for j in reads]
             parts.append(sum(s * v for s, v in zip(share, values, strict=True)))
-        found.append(w[f"{at}.out.weight"] @ torch.cat(parts) + w[f"{at}.out.bias"])  # type: ignore[arg-type]
-    return found
+        outputs.append(w[f"{at}.out.weight"] @ torch.cat(parts) + w[f"{at}.out.bias"])  # type: ignore[arg-type]
+    return outputs
 
 
 def by_hand(net: RooflineFormer, graph: GraphBatch) -> Tensor:

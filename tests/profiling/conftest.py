@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tvm_costmodel.profiling.measurement import MeasurementConfig
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig
 from tvm_costmodel.profiling.profiler import Profiler
 
 QUICK = MeasurementConfig(
@@ -28,16 +28,16 @@ QUICK = MeasurementConfig(
 
 @pytest.fixture
 def plain_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes `plain_compiler` importable, here and in workers."""
+    """Makes `plain_compiler` importable, here and in workers; gives the compiler's name."""
     folder = str(Path(__file__).parent)
     monkeypatch.syspath_prepend(folder)
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", folder if before is None else f"{folder}:{before}")
-    return "plain_compiler"
+    return "plain_compiler:PLAIN"
 
 
 @pytest.fixture
-def profiler(plain_compiler: str, tmp_path: Path) -> Callable[..., Profiler]:
+def make_profiler(plain_compiler: str, tmp_path: Path) -> Callable[..., Profiler]:
     """Makes a profiler with the plain compiler; keyword arguments override its settings."""
 
     def make(**settings: Any) -> Profiler:

@@ -1,4 +1,4 @@
-"""Made-up measurements for the tests of store and data set."""
+"""Synthetic measurements for the tests of store and label files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.graph import Operator, OpGraph, TensorType
-from tvm_costmodel.profiling.measurement import (
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.graph.types import Operator, TensorType
+from tvm_costmodel.profiling.measuring.record import (
     KernelTime,
     Measurement,
     Timing,
     content_key,
     measurement_key,
 )
-from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.store.store import Store
 
 DEVICE = "cpu-test"
 PIPELINE = "pipeline-1"
@@ -40,7 +41,7 @@ def timing(latency_s: float, **changes: Any) -> Timing:
         "cpu_s": 0.2,
         "involuntary_switches": 1,
         "reference_s": 0.0015,
-        "visits": ((latency_s, 0.0015),),
+        "blocks": ((latency_s, 0.0015),),
         "noise": 0.01,
     }
     return Timing(**values | changes)

@@ -1,14 +1,15 @@
 """A compiler for the profiler's tests: TVM's own passes without a schedule, and faults on demand.
 
-It has what `tvm_costmodel.compilers.relax` offers the worker. A source may carry a fault, which
-strikes inside the worker while its network is built: ``crash``, ``hang``, ``raise`` or ``memory``.
-So may the pipeline's choice.
+A profiler finds it as ``plain_compiler:PLAIN``. A source may carry a fault, which strikes inside
+the worker while its network is built: ``crash``, ``hang``, ``raise`` or ``memory``. So may the
+config's choice.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,15 +19,16 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as lowering
 
-from tvm_costmodel.profiling.measurement import content_key
+from tvm_costmodel.compilers.compiler import PipelineDescription
+from tvm_costmodel.compilers.relax.compiler import RelaxCompiler
+from tvm_costmodel.profiling.measuring.record import content_key
 from tvm_costmodel.profiling.sources import KINDS
 
 PIPELINE_VERSION = int(os.environ.get("PLAIN_COMPILER_VERSION", "1"))
-RULE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
+class PlainConfig:
     choice: str = ""
 
     @property
@@ -35,10 +37,6 @@ class PipelineConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> PipelineConfig:
-        return cls(**settings)
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,27 @@ class BuildResult:
         return next(m for m in self.executable.mod.imports if m.kind == "llvm")
 
 
-def cpu_target(threads: int = 1, mcpu: str | None = None) -> Any:
-    name = mcpu or tvm.target.codegen.llvm_get_system_cpu()
-    return tvm.target.Target({"kind": "llvm", "mcpu": name, "num-cores": threads})
+class PlainCompiler(RelaxCompiler):
+    """Reads and runs networks as Relax does; configures and builds them in its own way."""
+
+    name = "plain"
+
+    def config(self, fields: Mapping[str, Any] | None = None) -> PlainConfig:  # type: ignore[override]
+        return PlainConfig(**(fields or {}))
+
+    def describe(self, config: PlainConfig) -> PipelineDescription:  # type: ignore[override]
+        versions = {"pipeline_version": PIPELINE_VERSION, "rule_version": 1}
+        pipeline = {"config": config.to_dict(), **versions}
+        return {"pipeline_key": config.key, "pipeline": pipeline}
+
+    def build(self, module: Any, target: Any, config: Any = None) -> Any:
+        return _build(module, target, config or PlainConfig())
 
 
-def build(mod: Any, target: Any, config: PipelineConfig) -> BuildResult:
+PLAIN = PlainCompiler()
+
+
+def _build(mod: Any, target: Any, config: PlainConfig) -> BuildResult:
     _strike(str((mod.attrs or {}).get("fault", "")))
     _strike(config.choice)
     passes = relax.transform
@@ -145,7 +158,7 @@ class TinySource:
         return {"kind": "tiny", **settings}
 
     def load(self) -> tuple[Any, Any]:
-        from tvm_costmodel.frontends.relax import from_relax
+        from tvm_costmodel.frontends.relax.export import from_relax
 
         if self.channels < 1:
             raise ValueError("a network needs channels")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from results_file import machine_name
-from tvm_costmodel.profiling.environment import describe
+from benchmarks.results_file import machine_name
+from tvm_costmodel.profiling.measuring.environment import describe
 
 FACTS = {
     "cpu": {"model name": "AMD EPYC (TM) 9", "cpu family": "26", "model": "2"},
@@ -15,11 +15,11 @@ FACTS = {
 }
 
 
-def test_describe_tells_what_the_facts_hold_and_nothing_else() -> None:
-    told = (
+def test_describe_says_what_the_facts_hold_and_nothing_else() -> None:
+    line = (
         "AMD EPYC (TM) 9 (family 26, model 2), 2 cores, Linux 6.1, Python 3.11.7, apache-tvm 0.27"
     )
-    assert describe(FACTS) == told
+    assert describe(FACTS) == line
     measured = describe(FACTS | {"label_cores": [0, 1], "llvm": "22"})
     assert "2 cores, labels on core 0,1, Linux" in measured
     assert measured.endswith("apache-tvm 0.27, LLVM 22")

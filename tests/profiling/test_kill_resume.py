@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.kill_resume import kill_and_resume
+from benchmarks.labels.kill_resume import kill_and_resume
 
 COUNT = 40
 

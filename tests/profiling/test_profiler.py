@@ -14,7 +14,7 @@ from tests.profiling.labels import timing
 from tvm_costmodel.errors import MissingDependencyError, ModelFileError, StoreError
 from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.sources import FileSource, WorkloadSource
-from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.store.store import Store
 
 Make = Callable[..., Profiler]
 
@@ -25,31 +25,31 @@ def tiny(*channels: int, size: int = 8, fault: str = "") -> list[Any]:
     return [TinySource(n, size, fault) for n in channels]
 
 
-def test_measures_once_then_reuses(profiler: Make) -> None:
+def test_measures_once_then_reuses(make_profiler: Make) -> None:
     sources = tiny(4, 8, 4)
-    made = profiler()
-    first = made.run(sources)
+    profiler = make_profiler()
+    first = profiler.run(sources)
     assert (first.measured, first.reused, first.failed) == (2, 1, 0)
-    row = next(made.store.measurements())
+    row = next(profiler.store.measurements())
     assert row.timing is not None and 1e-7 < row.timing.latency_s < 1e-2
     assert row.timing.latency_s == min(row.timing.repeats)
     assert row.timing.cpu_s is not None and row.timing.cpu_s > 0
-    assert 1e-4 < row.timing.reference_s < 1.0 and len(row.timing.visits) == 2
+    assert 1e-4 < row.timing.reference_s < 1.0 and len(row.timing.blocks) == 2
     assert row.kernels[0].latency_s > 0 and row.kernels[0].calls == 1
     assert row.kernels[0].parameters[-1] == ((1, 4, 8, 8), "float32")
-    facts = made.store.environments()[row.environment_id]
+    facts = profiler.store.environments()[row.environment_id]
     assert facts["packages"]["apache-tvm"] and facts["llvm"] and facts["cpu"]
     assert row.seconds.keys() >= {"source", "build", "network", "kernels"}
 
-    kernels = list(made.store.kernels())
-    again = profiler().run(sources, count=2)
+    kernels = list(profiler.store.kernels())
+    again = make_profiler().run(sources, count=2)
     assert (again.measured, again.reused, again.stopped) == (0, 2, "count")
     assert [r.latency_s for r in again.results] == [r.latency_s for r in first.results[:2]]
-    assert list(made.store.kernels()) == kernels
+    assert list(profiler.store.kernels()) == kernels
 
 
-def test_faults_are_rows_and_the_run_goes_on(profiler: Make) -> None:
-    made = profiler(measurement=dataclasses.replace(QUICK, build_timeout_s=3.0))
+def test_faults_are_rows_and_the_run_goes_on(make_profiler: Make) -> None:
+    profiler = make_profiler(measurement=dataclasses.replace(QUICK, build_timeout_s=3.0))
     sources = [
         *tiny(2, fault="raise"),
         *tiny(3, fault="crash"),
@@ -59,11 +59,10 @@ def test_faults_are_rows_and_the_run_goes_on(profiler: Make) -> None:
         *tiny(2, size=9),
         *tiny(6),
     ]
-    summary = made.run(sources)
+    summary = profiler.run(sources)
     assert (summary.measured, summary.failed) == (1, 6)
-    rows = list(made.store.measurements(status=None))
-    told = [(row.status, row.error) for row in rows]
-    assert [status for status, _ in told] == [
+    rows = list(profiler.store.measurements(status=None))
+    assert [row.status for row in rows] == [
         "build_failed",
         "build_failed",
         "build_timeout",
@@ -72,100 +71,102 @@ def test_faults_are_rows_and_the_run_goes_on(profiler: Make) -> None:
         "wrong_output",
         "ok",
     ]
-    assert "ValueError: no such thing" in told[0][1]
-    assert "killed by SIGABRT" in told[1][1] and "about to crash" in told[1][1]
-    assert "no end after 3 s" in told[2][1]
-    assert "a network needs channels" in told[3][1] and "no_such_family" in told[4][1]
-    assert "NaN or infinity" in told[5][1]
+    assert "ValueError: no such thing" in rows[0].error
+    assert "killed by SIGABRT" in rows[1].error and "about to crash" in rows[1].error
+    assert "no end after 3 s" in rows[2].error
+    assert "a network needs channels" in rows[3].error and "no_such_family" in rows[4].error
+    assert "NaN or infinity" in rows[5].error
     assert rows[0].graph_hash and rows[0].latency_s is None and not rows[3].graph_hash
-    assert made._worker.starts == 3
+    assert profiler._worker.starts == 3
 
-    remembered = profiler().run([sources[0], sources[3]])
+    remembered = make_profiler().run([sources[0], sources[3]])
     assert remembered.failed == 2 and all(r.reused for r in remembered.results)
-    retried = profiler(retry_failed=True).run([sources[0], sources[3]])
+    retried = make_profiler(retry_failed=True).run([sources[0], sources[3]])
     assert retried.failed == 2 and not any(r.reused for r in retried.results)
-    assert made.store.count(status=None) == 7
+    assert profiler.store.count(status=None) == 7
 
 
-def test_a_worker_that_takes_all_memory_is_stopped(profiler: Make) -> None:
-    made = profiler(measurement=dataclasses.replace(QUICK, memory_limit_mib=1200))
-    assert made.run(tiny(2, fault="memory")).failed == 1
-    (row,) = made.store.measurements(status="build_failed")
+def test_a_worker_that_takes_all_memory_is_stopped(make_profiler: Make) -> None:
+    profiler = make_profiler(measurement=dataclasses.replace(QUICK, memory_limit_mib=1200))
+    assert profiler.run(tiny(2, fault="memory")).failed == 1
+    (row,) = profiler.store.measurements(status="build_failed")
     assert "MiB of memory, over 1200 MiB" in row.error
 
 
 def test_stale_labels_are_measured_again_and_replaced(
-    profiler: Make, monkeypatch: pytest.MonkeyPatch
+    make_profiler: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profiler().run(tiny(2, 3))
-    profiler(pipeline={"choice": "another"}).run(tiny(2))
+    make_profiler().run(tiny(2, 3))
+    make_profiler(pipeline={"choice": "another"}).run(tiny(2))
     monkeypatch.setenv("PLAIN_COMPILER_VERSION", "2")
-    new = profiler()
+    new = make_profiler()
     new.run(tiny(2))
     with pytest.raises(StoreError, match=r"mixes labels of 3 pipelines.*--remeasure-stale"):
         new.store.require_one_pipeline(new.device.name)
     summary = new.remeasure_stale()
     assert (summary.measured, summary.reused) == (1, 0)
-    held = {(s.pipeline_key, s.ok) for s in new.store.summary()}
-    other = next(key for key, count in held if key != summary.pipeline_key)
-    assert held == {(summary.pipeline_key, 2), (other, 1)}
+    counts = {(s.pipeline_key, s.ok) for s in new.store.summary()}
+    other = next(key for key, count in counts if key != summary.pipeline_key)
+    assert counts == {(summary.pipeline_key, 2), (other, 1)}
 
 
-def test_noisy_labels_are_measured_again(profiler: Make) -> None:
-    made = profiler()
-    made.run(tiny(2, 3))
-    quiet, noisy = made.store.measurements()
+def test_noisy_labels_are_measured_again(make_profiler: Make) -> None:
+    profiler = make_profiler()
+    profiler.run(tiny(2, 3))
+    quiet, noisy = profiler.store.measurements()
     for row, loud in ((quiet, False), (noisy, True)):
         slow = timing(1.0, quiet=not loud)
         slow_kernels = tuple(dataclasses.replace(k, latency_s=1.0) for k in row.kernels)
-        made.store.put_measurement(dataclasses.replace(row, timing=slow, kernels=slow_kernels))
-    summary = made.remeasure_noisy()
+        profiler.store.put_measurement(dataclasses.replace(row, timing=slow, kernels=slow_kernels))
+    summary = profiler.remeasure_noisy()
     assert (summary.measured, len(summary.results)) == (1, 1)
-    kept, again = (made.store.get(row.key) for row in (quiet, noisy))
-    assert kept is not None and again is not None
-    assert kept.latency_s == 1.0 and again.latency_s is not None and again.latency_s < 0.1
+    unchanged, again = (profiler.store.get(row.key) for row in (quiet, noisy))
+    assert unchanged is not None and again is not None
+    assert unchanged.latency_s == 1.0 and again.latency_s is not None and again.latency_s < 0.1
     assert again.kernels[0].latency_s < 0.1
 
 
-def test_interrupt_keeps_what_was_measured(profiler: Make) -> None:
+def test_interrupt_keeps_what_was_measured(make_profiler: Make) -> None:
     def sources() -> Iterator[Any]:
         yield from tiny(2)
         raise KeyboardInterrupt
 
-    made = profiler()
-    summary = made.run(sources())
+    profiler = make_profiler()
+    summary = profiler.run(sources())
     assert summary.interrupted and summary.measured == 1
-    assert made.store.count() == 1
-    late = made.run(tiny(3), minutes=1e-9)
+    assert profiler.store.count() == 1
+    late = profiler.run(tiny(3), minutes=1e-9)
     assert (late.measured, late.stopped) == (0, "minutes")
 
-    facts = next(iter(made.store.environments().values()))
-    (row,) = made.store.measurements()
-    made.store.put_environment("other", facts | {"cpu": {"model name": "Another 9000"}})
-    made.store.put_measurement(dataclasses.replace(row, environment_id="other"))
+    facts = next(iter(profiler.store.environments().values()))
+    (row,) = profiler.store.measurements()
+    profiler.store.put_environment("other", facts | {"cpu": {"model name": "Another 9000"}})
+    profiler.store.put_measurement(dataclasses.replace(row, environment_id="other"))
     with pytest.raises(StoreError, match=r"made on Another 9000.*another --store"):
-        profiler().run(tiny(3))
+        make_profiler().run(tiny(3))
 
 
-def test_worker_without_a_compiler_says_what_to_install(profiler: Make) -> None:
+def test_worker_without_a_compiler_says_what_to_install(make_profiler: Make) -> None:
     with pytest.raises(MissingDependencyError, match="pip install"):
-        profiler(compiler="no_such_compiler").run(tiny(2))
+        make_profiler(compiler="no_such_compiler:COMPILER").run(tiny(2))
 
 
-def test_a_bad_model_file_is_told_at_once(profiler: Make, tmp_path: Path) -> None:
+def test_a_bad_model_file_is_an_error_at_once(make_profiler: Make, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a model")
-    made = profiler()
+    profiler = make_profiler()
     with pytest.raises(ModelFileError, match="broken.onnx"):
-        made.run([*tiny(2), FileSource(str(path))])
-    assert made.store.count() == made.store.count(status=None) == 1
+        profiler.run([*tiny(2), FileSource(str(path))])
+    assert profiler.store.count() == profiler.store.count(status=None) == 1
 
 
-def test_full_disk_is_told_and_nothing_is_half_written(profiler: Make, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_half_written(
+    make_profiler: Make, tmp_path: Path
+) -> None:
     store = Store(tmp_path / "small.db")
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match=r"full.*free space"):
-        profiler(store=store).run(tiny(*range(2, 12)))
+        make_profiler(store=store).run(tiny(*range(2, 12)))
     assert store.count(status=None) == len(list(store.measurements(status=None)))
     assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

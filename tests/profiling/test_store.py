@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from tests.profiling.labels import DEVICE, PIPELINE, failure, measurement, timing
 from tvm_costmodel.errors import StoreError
-from tvm_costmodel.profiling.dataset import read_labels
-from tvm_costmodel.profiling.measurement import Measurement
-from tvm_costmodel.profiling.schema import APPLICATION_ID, SCHEMA_VERSION
-from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.label_files.networks import read_labels
+from tvm_costmodel.profiling.measuring.record import Measurement
+from tvm_costmodel.profiling.store.schema import APPLICATION_ID, SCHEMA_VERSION
+from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.store.store import Store
 
 
 @pytest.fixture
@@ -31,6 +33,18 @@ def test_a_row_comes_back_as_it_went_in(path: Path) -> None:
         assert store.find(row.graph_hash, DEVICE) == row
         assert store.find(row.graph_hash, "another") is None
         assert list(store.measurements()) == [row]
+
+
+def test_stored_names_of_timings_stay(path: Path) -> None:
+    label = timing(4e-3, baseline_blocks=((3e-3, 0.0015),))
+    with Store(path) as store:
+        store.put_measurement(measurement(4, timing=label))
+    with sqlite3.connect(path) as database:
+        ((text,),) = database.execute("SELECT timing FROM measurements").fetchall()
+    stored = json.loads(text)
+    assert stored["visits"] == [[4e-3, 0.0015]] and stored["beside"] == [[3e-3, 0.0015]]
+    assert not {"blocks", "baseline_blocks"} & stored.keys()
+    assert timing_from_dict(stored) == label
 
 
 def test_failures_are_rows(path: Path) -> None:
@@ -169,8 +183,8 @@ def test_summary_counts_by_pipeline(path: Path) -> None:
     store = Store(path)
     for row in (measurement(4), measurement(6), failure(5)):
         store.put_measurement(row)
-    (held,) = store.summary()
-    assert dataclasses.astuple(held) == (DEVICE, PIPELINE, 1, 2, 1)
+    (summary,) = store.summary()
+    assert dataclasses.astuple(summary) == (DEVICE, PIPELINE, 1, 2, 1)
 
 
 def test_schema_identity_is_written(path: Path) -> None:
@@ -181,7 +195,7 @@ def test_schema_identity_is_written(path: Path) -> None:
 
 
 def variant(size: int = 4, key: str = "variant", **changes: object) -> Measurement:
-    """A row of a network under decisions: its settings are the plain ones and more."""
+    """A row of a network under decisions: its settings contain the default ones."""
     pipeline = {
         "config": {"layout": "NHWC", "kernels": {"1": {"vectors_per_tile": 2}}},
         "rule_version": 1,
@@ -191,7 +205,7 @@ def variant(size: int = 4, key: str = "variant", **changes: object) -> Measureme
     return measurement(size, config_key=key, pipeline=pipeline, **late, **changes)
 
 
-def test_variants_are_no_labels_of_plain_networks(path: Path) -> None:
+def test_variants_are_no_labels_of_default_builds(path: Path) -> None:
     store = Store(path)
     plain, other = measurement(4), variant(4)
     for row in (plain, other, variant(5, "variant-2")):
@@ -226,7 +240,7 @@ def test_a_label_set_leaves_variants_out_unless_one_is_named(path: Path) -> None
     assert [r.measured_s for r in read_labels(path, DEVICE, "variant").records] == [1e-6]
 
 
-def test_what_tuning_decided_is_kept_beside_the_rows(path: Path) -> None:
+def test_results_of_tuning_are_stored_with_the_rows(path: Path) -> None:
     with Store(path) as store:
         store.put_measurement(measurement(4))
         assert store.tuned("a") is None

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 
 from tests.networks import onnx_network_path
-from tvm_costmodel.frontends.onnx import from_onnx, load_onnx
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.frontends.onnx.reader import from_onnx, load_onnx
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.workloads import FAMILIES
 
 

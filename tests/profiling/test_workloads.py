@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.profiling.workloads import FAMILIES, SIZES, sample_suite, suite, suite_names
+from tvm_costmodel.profiling.sources import suite
+from tvm_costmodel.profiling.workloads import FAMILIES, SIZES, sample_suite, suite_names
 from tvm_costmodel.profiling.workloads.sampling import divisible
 
 ALL = sorted(FAMILIES)
@@ -128,7 +129,7 @@ def test_twenty_samples_build_into_well_formed_modules_that_the_graph_reads(name
     pytest.importorskip("tvm")
     from tvm import relax
 
-    from tvm_costmodel.frontends.relax import from_relax
+    from tvm_costmodel.frontends.relax.export import from_relax
 
     family, rng = FAMILIES[name], np.random.default_rng(9)
     seconds = []
@@ -149,7 +150,7 @@ def test_twenty_samples_build_into_well_formed_modules_that_the_graph_reads(name
 @pytest.mark.parametrize("name", ALL)
 def test_equal_parameters_give_equal_graphs(name: str) -> None:
     pytest.importorskip("tvm")
-    from tvm_costmodel.frontends.relax import from_relax
+    from tvm_costmodel.frontends.relax.export import from_relax
 
     family = FAMILIES[name]
     params = family.sample(np.random.default_rng(4), "tiny")

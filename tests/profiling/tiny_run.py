@@ -12,5 +12,5 @@ if __name__ == "__main__":
     from tests.profiling.conftest import QUICK
     from tvm_costmodel.profiling.profiler import Profiler
 
-    profiler = Profiler("cpu", sys.argv[1], QUICK, compiler="plain_compiler", progress=False)
+    profiler = Profiler("cpu", sys.argv[1], QUICK, compiler="plain_compiler:PLAIN", progress=False)
     profiler.run([TinySource(channels) for channels in range(1, int(sys.argv[2]) + 1)])

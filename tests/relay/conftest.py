@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tvm_costmodel.frontends.tvm_generation import has_relay
+from tvm_costmodel.tvm_version import has_relay
 
 WHY = "TVM here has no Relay: `bash scripts/test.sh` runs this in the Relay environment"
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from tests.networks import onnx_network_path
-from tvm_costmodel.frontends.relay import from_relay
-from tvm_costmodel.frontends.relay_files import onnx_to_relay
+from tvm_costmodel.frontends.relay.export import from_relay
+from tvm_costmodel.frontends.relay.model_files import onnx_to_relay
 from tvm_costmodel.profiling.sources import WorkloadSource
 from tvm_costmodel.profiling.workloads import FAMILIES, sample_suite
 

@@ -1,4 +1,4 @@
-"""Small Relay modules that hold every shape of program that the walk must understand."""
+"""Small Relay modules with every form of program that the walk must understand."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def tuples() -> tvm.IRModule:
     pair = relay.TupleType([relay.TensorType((4, 6)), relay.TensorType((4, 2))])
     t, x = relay.var("t", type_annotation=pair), var("x", 4, 6)
     parts = relay.split(x, [1, 3], axis=-1)
-    halves = relay.split(relay.TupleGetItem(t, 0), 2, axis=1)
-    nested = relay.Tuple([parts.astuple(), relay.Tuple([halves[1], relay.TupleGetItem(t, 1)])])
+    columns = relay.split(relay.TupleGetItem(t, 0), 2, axis=1)
+    nested = relay.Tuple([parts.astuple(), relay.Tuple([columns[1], relay.TupleGetItem(t, 1)])])
     inner = relay.TupleGetItem(nested, 1)
-    joined = relay.concatenate(
+    merged = relay.concatenate(
         [relay.TupleGetItem(inner, 0), parts[2], parts[0], relay.TupleGetItem(inner, 1)], axis=-1
     )
-    return typed(relay.Tuple([joined, relay.Tuple([halves.astuple(), x])]), t, x)
+    return typed(relay.Tuple([merged, relay.Tuple([columns.astuple(), x])]), t, x)
 
 
 @module
@@ -83,7 +83,7 @@ def attributes() -> tvm.IRModule:
 
 
 @module
-def products() -> tvm.IRModule:
+def matmuls() -> tvm.IRModule:
     x, i = var("x", 8, 8), var("i", 6, dtype="int64")
     rows = relay.take(const(1000, 8), i, axis=0)
     y = relay.nn.dense(rows, const(16, 8))  # [6, 16]

@@ -13,13 +13,16 @@ from tvm import relay
 
 from tests.relay.modules import const, typed, var
 from tvm_costmodel.compilers import relay as compiler
+from tvm_costmodel.compilers.build_result import draw_inputs
+from tvm_costmodel.compilers.registry import installed_compiler
 from tvm_costmodel.compilers.relay import RelayConfig
-from tvm_costmodel.compilers.relay_constants import draw_constants
-from tvm_costmodel.compilers.relay_target import library_architecture, require_runnable_here
+from tvm_costmodel.compilers.relay.compiler import RELAY
+from tvm_costmodel.compilers.relay.random_constants import draw_constants
+from tvm_costmodel.compilers.relay.target import library_architecture, require_runnable_here
 from tvm_costmodel.errors import BuildError, ConfigError, DeviceError, MeasurementError
-from tvm_costmodel.frontends.relay import from_relay
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.frontends.relay.export import from_relay
+from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
 
 def values(*shape: int, scale: float = 0.2) -> relay.Constant:
@@ -28,15 +31,15 @@ def values(*shape: int, scale: float = 0.2) -> relay.Constant:
 
 
 def network() -> tvm.IRModule:
-    """Two convolutions of one input, joined, then two dense layers of one input and a softmax."""
+    """Two convolutions of one input, added up, then two dense layers of one input and a softmax."""
     x = var("x", 1, 8, 8, 8)
     one = relay.nn.conv2d(x, values(16, 8, 3, 3), padding=1, channels=16, kernel_size=(3, 3))
     other = relay.nn.conv2d(x, values(16, 8, 3, 3), padding=1, channels=16, kernel_size=(3, 3))
     one = relay.nn.relu(relay.nn.bias_add(one, values(16)))
     y = relay.nn.global_avg_pool2d(relay.add(one, relay.tanh(other)))
     y = relay.nn.batch_flatten(y)
-    products = [relay.nn.dense(y, values(10, 16)) for _ in range(2)]
-    return typed(relay.nn.softmax(relay.add(products[0], relay.sigmoid(products[1]))), x)
+    matmuls = [relay.nn.dense(y, values(10, 16)) for _ in range(2)]
+    return typed(relay.nn.softmax(relay.add(matmuls[0], relay.sigmoid(matmuls[1]))), x)
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +53,18 @@ def target() -> tvm.target.Target:
 
 
 @pytest.fixture(scope="module")
-def undecided(mod: tvm.IRModule, target: tvm.target.Target) -> compiler.BuildResult:
+def baseline(mod: tvm.IRModule, target: tvm.target.Target) -> compiler.BuildResult:
     return compiler.build(mod, target)
 
 
-def test_kernels_are_named_counted_and_typed(undecided: compiler.BuildResult) -> None:
-    assert undecided.inputs == ("x",)
-    assert sum("conv2d" in kernel.name for kernel in undecided.kernels) >= 1
-    assert all(len(kernel.hash) == 16 and kernel.calls >= 1 for kernel in undecided.kernels)
-    last = undecided.kernels[-1]
+def test_kernels_are_named_counted_and_typed(baseline: compiler.BuildResult) -> None:
+    assert baseline.inputs == ("x",)
+    assert sum("conv2d" in kernel.name for kernel in baseline.kernels) >= 1
+    assert all(len(kernel.hash) == 16 and kernel.calls >= 1 for kernel in baseline.kernels)
+    last = baseline.kernels[-1]
     assert last.parameters[-1] == ((1, 10), "float32")
-    assert len({kernel.hash for kernel in undecided.kernels}) == len(undecided.kernels)
-    assert undecided.seconds["relay.build"] > 0
+    assert len({kernel.hash for kernel in baseline.kernels}) == len(baseline.kernels)
+    assert baseline.seconds["relay.build"] > 0
 
 
 def test_outputs_are_those_of_numpy(target: tvm.target.Target) -> None:
@@ -73,45 +76,45 @@ def test_outputs_are_those_of_numpy(target: tvm.target.Target) -> None:
     np.testing.assert_allclose(got, np.maximum(data @ weight.T, 0), rtol=1e-5)
 
 
-DECIDED: dict[str, dict[str, Any]] = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "opt level 0": {"opt_level": 0},
     "no AlterOpLayout": {"alter_layout": False},
     "fusion of one": {"fuse_depth": 1},
     "NHWC": {"layout": "NHWC"},
     "FastMath": {"fast_math": True},
     "no CanonicalizeOps": {"canonicalize_ops": False},
-    "joined convolutions": {"combine_conv2d": True},
-    "joined products": {"combine_dense": "flat"},
+    "merged convolutions": {"combine_conv2d": True},
+    "merged matmuls": {"combine_dense": "flat"},
 }
 
 
-@pytest.mark.parametrize("name", DECIDED)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_decisions_change_the_build_and_not_the_outputs(
-    name: str, mod: tvm.IRModule, target: tvm.target.Target, undecided: compiler.BuildResult
+    name: str, mod: tvm.IRModule, target: tvm.target.Target, baseline: compiler.BuildResult
 ) -> None:
-    config = RelayConfig(**DECIDED[name])
+    config = RelayConfig(**CONFIGS[name])
     assert config.key != RelayConfig().key
-    decided = compiler.build(mod, target, config)
-    assert [k.hash for k in decided.kernels] != [k.hash for k in undecided.kernels]
-    difference = compiler.verify(decided, undecided, compiler.random_inputs(mod))
+    tuned = compiler.build(mod, target, config)
+    assert [k.hash for k in tuned.kernels] != [k.hash for k in baseline.kernels]
+    difference = compiler.verify(tuned, baseline, compiler.random_inputs(mod))
     assert difference.equal, difference
 
 
 def test_half_precision_keeps_the_output_type_within_its_error(
-    mod: tvm.IRModule, target: tvm.target.Target, undecided: compiler.BuildResult
+    mod: tvm.IRModule, target: tvm.target.Target, baseline: compiler.BuildResult
 ) -> None:
-    decided = compiler.build(mod, target, RelayConfig(precision="float16"))
+    tuned = compiler.build(mod, target, RelayConfig(precision="float16"))
     inputs = compiler.random_inputs(mod)
-    assert compiler.run(decided, inputs)[0].dtype == np.float32
-    difference = compiler.verify(decided, undecided, inputs)
+    assert compiler.run(tuned, inputs)[0].dtype == np.float32
+    difference = compiler.verify(tuned, baseline, inputs)
     assert 0 < difference.max_rel_err < 5e-3
 
 
 def test_drawn_constants_give_the_same_kernels(
-    mod: tvm.IRModule, target: tvm.target.Target, undecided: compiler.BuildResult
+    mod: tvm.IRModule, target: tvm.target.Target, baseline: compiler.BuildResult
 ) -> None:
     drawn = compiler.build(mod, target, RelayConfig(random_constants=True))
-    uses = [{(k.hash, k.calls) for k in built.kernels} for built in (drawn, undecided)]
+    uses = [{(k.hash, k.calls) for k in built.kernels} for built in (drawn, baseline)]
     assert uses[0] == uses[1]
     (output,) = compiler.run(drawn, compiler.random_inputs(mod))
     assert np.isfinite(output).all()
@@ -220,12 +223,25 @@ def test_code_for_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_exported_library_loads_and_runs(
-    mod: tvm.IRModule, undecided: compiler.BuildResult, tmp_path: Path
+    mod: tvm.IRModule, baseline: compiler.BuildResult, tmp_path: Path
 ) -> None:
-    path = undecided.export(tmp_path / "network.so")
+    path = baseline.export(tmp_path / "network.so")
     assert library_architecture(path) == "x86_64"
     factory = compiler.load_library(path)
     inputs = compiler.random_inputs(mod)
     loaded = tvm.contrib.graph_executor.GraphModule(factory["default"](tvm.cpu()))
     loaded.run(x=inputs[0])
-    np.testing.assert_array_equal(loaded.get_output(0).numpy(), compiler.run(undecided, inputs)[0])
+    np.testing.assert_array_equal(loaded.get_output(0).numpy(), compiler.run(baseline, inputs)[0])
+
+
+def test_the_compiler_object_builds_what_it_reads(
+    mod: tvm.IRModule, baseline: compiler.BuildResult, target: tvm.target.Target
+) -> None:
+    assert installed_compiler() is RELAY
+    RELAY.require()
+    module, graph = RELAY.module_graph(mod)
+    assert graph.hash == from_relay(mod).hash
+    build = RELAY.build(module, target)
+    assert [kernel.hash for kernel in build.kernels] == [kernel.hash for kernel in baseline.kernels]
+    other = RELAY.build(module, target, RELAY.config({"fuse_depth": 1}))
+    assert RELAY.verify(other, build, draw_inputs(RELAY.input_specs(module)), rtol=1e-4).equal

@@ -9,8 +9,9 @@ from tvm.relay import testing
 
 from tests.relay.modules import BUILDERS, const, small_network, typed, var
 from tvm_costmodel.errors import GraphError
-from tvm_costmodel.frontends.relay import ExportGraph, from_relay
-from tvm_costmodel.graph import OpGraph, TensorType
+from tvm_costmodel.frontends.relay.export import ExportGraph, from_relay
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.graph.types import TensorType
 from tvm_costmodel.ops import CATALOGUE, canonical_name
 
 NOT_FOR_INFERENCE = (
@@ -57,7 +58,7 @@ def test_operators_without_a_canonical_name_are_known() -> None:
 
 
 def test_every_relay_name_in_the_table_is_registered() -> None:
-    from tvm_costmodel.ops.names import _RELAY
+    from tvm_costmodel.ops.aliases import _RELAY
 
     registered = set(tvm.ir.Op.list_op_names())
     assert [n for n in _RELAY if n not in registered] == []
@@ -99,11 +100,11 @@ def test_tuples_dissolve() -> None:
     assert sorted(ops(graph)) == ["concat", "input", "input", "split", "split"]
     assert graph.operators[0].outputs == (f32(4, 6), f32(4, 2))
     by_sections = {o.attrs["sections"]: i for i, o in enumerate(graph.operators) if o.op == "split"}
-    parts, halves = by_sections[1, 3], by_sections[2]
+    parts, columns = by_sections[1, 3], by_sections[2]
     (concat,) = (o for o in graph.operators if o.op == "concat")
-    assert graph.operators[halves].inputs == ((0, 0),)
-    assert concat.inputs == ((halves, 1), (parts, 2), (parts, 0), (0, 1))
-    assert graph.outputs[1:] == ((halves, 0), (halves, 1), (1, 0))
+    assert graph.operators[columns].inputs == ((0, 0),)
+    assert concat.inputs == ((columns, 1), (parts, 2), (parts, 0), (0, 1))
+    assert graph.outputs[1:] == ((columns, 0), (columns, 1), (1, 0))
 
 
 def test_attributes_are_those_of_relax() -> None:
@@ -125,10 +126,10 @@ def test_attributes_are_those_of_relax() -> None:
     assert by_name["cast"] == {"dtype": "float16"}
 
 
-def test_products_have_the_weights_of_relax() -> None:
-    graph = export("products")
-    told = [(o.op, [t.shape for t in o.weights]) for o in graph.operators[2:]]
-    assert told == [
+def test_matmuls_have_the_weights_of_relax() -> None:
+    graph = export("matmuls")
+    weights = [(o.op, [t.shape for t in o.weights]) for o in graph.operators[2:]]
+    assert weights == [
         ("take", [(1000, 8)]),
         ("dense", [(8, 16)]),
         ("dense", [(16, 8)]),
@@ -253,14 +254,14 @@ def test_chains_of_twenty_thousand_operators(form: str) -> None:
 def test_pass_hands_over_the_graph_and_infers_types() -> None:
     x = var("x", 4)
     untyped = tvm.IRModule.from_expr(relay.Function([x], relay.nn.relu(x)))
-    found: list[OpGraph] = []
-    result = tvm.transform.Sequential([ExportGraph(found.append), relay.transform.FuseOps()])(
+    graphs: list[OpGraph] = []
+    result = tvm.transform.Sequential([ExportGraph(graphs.append), relay.transform.FuseOps()])(
         untyped
     )
-    assert [ops(graph) for graph in found] == [["input", "relu"]]
+    assert [ops(graph) for graph in graphs] == [["input", "relu"]]
     assert "Primitive" in result.astext()
-    alone = ExportGraph(found.append)(untyped)
-    assert len(found) == 2
+    alone = ExportGraph(graphs.append)(untyped)
+    assert len(graphs) == 2
     assert tvm.ir.structural_equal(alone, relay.transform.InferType()(untyped))
 
 
@@ -274,9 +275,9 @@ def test_a_module_without_types_is_refused_in_one_line() -> None:
 def test_types_that_do_not_fit_are_refused_in_one_line() -> None:
     x = var("x", 4)
     wrong = tvm.IRModule.from_expr(relay.Function([x], relay.nn.conv2d(x, const(1, 1, 3, 3))))
-    with pytest.raises(GraphError, match="types cannot be inferred") as told:
+    with pytest.raises(GraphError, match="types cannot be inferred") as caught:
         ExportGraph(lambda graph: None)(wrong)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_arguments() -> None:

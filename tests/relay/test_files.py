@@ -11,8 +11,8 @@ from tests.networks import onnx_network_path
 from tests.relay.modules import small_network
 from tvm_costmodel.errors import MissingDependencyError, ModelFileError, UnsupportedOperatorError
 from tvm_costmodel.frontends import load_model, load_relay_model
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.frontends.relay import from_relay
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.frontends.relay.export import from_relay
 
 
 def test_text_and_json_of_a_module_give_its_graph(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_onnx_networks_arrive_cleaned() -> None:
 def test_files_that_are_no_models(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match=message) as told:
+    with pytest.raises(ModelFileError, match=message) as caught:
         load_relay_model(path)
-    assert str(path) in str(told.value) and "\n" not in str(told.value)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_operators_that_relay_does_not_import(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 from tests.profiling.conftest import QUICK
 from tests.rpc_board import board
 from tvm_costmodel.cli import main
-from tvm_costmodel.compilers.relay_config import RelayConfig
+from tvm_costmodel.compilers.relay.config import RelayConfig
 from tvm_costmodel.profiling.devices import resolve_device
+from tvm_costmodel.profiling.label_files.variants import read_variants
 from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.sources import WorkloadSource, source_from_dict
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.variants import read_variants
+from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.profiling.workloads import FAMILIES, sample_suite
 
-COMPILER = "tvm_costmodel.compilers.relay"
+COMPILER = "relay"
 KEY = "loopback"
 PARAMS = {"block": "basic", "classes": 4, "depths": [1], "image": 16, "stem": "small", "width": 8}
 
@@ -54,15 +54,15 @@ def test_sources_keep_their_compiler() -> None:
 
 
 def test_networks_and_kernels_are_timed_here(tmp_path: Path) -> None:
-    made = make(tmp_path / "store.db")
-    summary = made.run([tiny()])
-    (row,) = made.store.measurements(status=None)
+    profiler = make(tmp_path / "store.db")
+    summary = profiler.run([tiny()])
+    (row,) = profiler.store.measurements(status=None)
     assert (summary.measured, summary.failed) == (1, 0), row.error
     assert row.device.endswith("-relay")
     assert row.config_key == RelayConfig(random_constants=True).key
     assert row.timing is not None and 1e-7 < row.timing.latency_s < 1e-1
     assert len(row.kernels) > 3 and all(kernel.latency_s > 0 for kernel in row.kernels)
-    facts = made.store.environments()[row.environment_id]
+    facts = profiler.store.environments()[row.environment_id]
     assert (facts["runner"], facts["executor"]) == ("local", "graph")
     assert facts["tvm"].startswith("hhb-tvm") and "x86_64" in facts["target"]
     assert make(tmp_path / "store.db").run([tiny()]).reused == 1
@@ -70,10 +70,10 @@ def test_networks_and_kernels_are_timed_here(tmp_path: Path) -> None:
 
 def test_doctor_finds_nothing_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    found = {check["name"]: check["found"] for check in told["checks"]}
-    assert found["TVM with Relay"] == "hhb-tvm 3.2.3" and "torch" not in found
-    assert "x86_64" in found["LLVM target"]
+    response = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check["found"] for check in response["checks"]}
+    assert checks["TVM with Relay"] == "hhb-tvm 3.2.3" and "torch" not in checks
+    assert "x86_64" in checks["LLVM target"]
 
 
 def test_command_measures_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,9 +98,9 @@ def test_command_measures_and_exports(tmp_path: Path, capsys: pytest.CaptureFixt
     exported = json.loads(capsys.readouterr().out)
     assert (exported["nodes"], exported["unknown_ops"]) == (2, [])
     assert main(["profile", str(path), *shape, *common, "--store", str(store), "-q"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["measured"], told["failed"]) == (1, 0)
-    assert told["networks"][0]["graph_hash"] == exported["graph_hash"]
+    response = json.loads(capsys.readouterr().out)
+    assert (response["measured"], response["failed"]) == (1, 0)
+    assert response["networks"][0]["graph_hash"] == exported["graph_hash"]
     with Store(store, write=False) as held:
         assert next(iter(held.measurements())).source["compiler"] == "relay"
 
@@ -121,21 +121,21 @@ def test_the_other_compiler_is_refused_in_one_line(
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[str]:
     """A tracker with one of our servers behind it; gives ``host:port``."""
-    with board(KEY, "tvm_costmodel.profiling.relay_server") as address:
+    with board(KEY, "tvm_costmodel.profiling.runners.relay_rpc_server") as address:
         yield address
 
 
 def test_networks_and_kernels_are_timed_on_a_board(tracker: str, tmp_path: Path) -> None:
     device = resolve_device("cpu").with_tracker(tracker, KEY).with_compiler("relay")
-    made = make(tmp_path / "store.db", device=device)
-    summary = made.run([tiny()])
-    (row,) = made.store.measurements(status=None)
+    profiler = make(tmp_path / "store.db", device=device)
+    summary = profiler.run([tiny()])
+    (row,) = profiler.store.measurements(status=None)
     assert (summary.measured, summary.failed) == (1, 0), row.error
     assert row.device.endswith("-rpc-relay")
     assert row.timing is not None and row.timing.cpu_s is None
     assert row.timing.reference_s > 1e-4
     assert len(row.kernels) > 3 and all(kernel.latency_s > 0 for kernel in row.kernels)
-    facts = made.store.environments()[row.environment_id]
+    facts = profiler.store.environments()[row.environment_id]
     assert (facts["runner"], facts["executor"], facts["key"]) == ("rpc", "graph", KEY)
 
 
@@ -146,8 +146,8 @@ def test_decided_networks_are_timed_with_drawn_constants(
     take = ["--suite", "quick", "--families", "resnet", "--count", "1", "--variants", "3"]
     common = ["--compiler", "relay", "--store", str(store), "--format", "json", "-q"]
     assert main(["profile", *take, *common, "--export", str(file)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["measured"], told["failed"], told["exported"]) == (3, 0, 1)
+    response = json.loads(capsys.readouterr().out)
+    assert (response["measured"], response["failed"], response["exported"]) == (3, 0, 1)
     with Store(store, write=False) as held:
         rows = list(held.measurements())
     assert len(rows) == 4

@@ -11,8 +11,8 @@ from tvm import auto_scheduler, autotvm, te, topi
 from tvm.auto_scheduler.feature import get_per_store_features_from_states
 from tvm.autotvm.tuner.sa_model_optimizer import SimulatedAnnealingOptimizer
 
-import schedule_timing
-from tvm_costmodel.compilers.relay_target import cpu_target
+from benchmarks.schedules import schedule_timing
+from tvm_costmodel.compilers.relay.target import cpu_target
 from tvm_costmodel.errors import ConfigError, ModelFileError
 from tvm_costmodel.schedules.auto_scheduler import AutoSchedulerCostModel
 from tvm_costmodel.schedules.autotvm import (
@@ -21,8 +21,8 @@ from tvm_costmodel.schedules.autotvm import (
     measured_tasks,
     transformer_tuner,
 )
-from tvm_costmodel.schedules.features import FEATURES
 from tvm_costmodel.schedules.ranker import RankerConfig, ScheduleRanker
+from tvm_costmodel.schedules.statement_features import FEATURES
 
 QUICK = RankerConfig(width=16, members=2, steps=60)
 BATCH = 8
@@ -102,8 +102,8 @@ def test_both_tuners_take_equal_features_of_equal_schedules() -> None:
             target = task.target
 
             @staticmethod
-            def instantiate(_: Any, made: Any = (schedule, tensors)) -> Any:
-                return made
+            def instantiate(_: Any, instance: Any = (schedule, tensors)) -> Any:
+                return instance
 
         equal.append(np.array_equal(config_features(Given(), None), wanted.astype(np.float32)))
     assert sum(equal) >= len(equal) - 1  # what TVM says of a state is seldom not the same twice

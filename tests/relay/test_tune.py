@@ -21,10 +21,10 @@ from tvm_costmodel.compilers import relay as compiler
 from tvm_costmodel.errors import ConfigError, DeviceError, ModelFileError
 from tvm_costmodel.profiling.devices import resolve_device
 from tvm_costmodel.profiling.sources import source_from_dict
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker
-from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.worker.client import Worker
 from tvm_costmodel.tuning.result import TuneResult
+from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.tune import tune
 
 GAINS = {("fast_math", "fast"): -0.4, ("fusion", "depth2"): -0.2, ("layout", "NHWC"): 0.3}
@@ -85,9 +85,9 @@ def test_the_report_tells_what_relay_was_told(tuned: TuneResult, folder: Path) -
     assert named[:3] == ["opt_level", "alter_layout", "fusion"]
     names = {path.name for path in folder.iterdir()}
     assert names == {"model.so", "candidate.json", "report.json", "measurements.db", "networks"}
-    told = json.loads((folder / "report.json").read_text())
-    assert Candidate.from_dict(told["candidate"]) == tuned.candidate
-    assert compiler.RelayConfig.from_dict(told["pipeline"]["config"]) == tuned.config
+    report = json.loads((folder / "report.json").read_text())
+    assert Candidate.from_dict(report["candidate"]) == tuned.candidate
+    assert compiler.RelayConfig.from_dict(report["pipeline"]["config"]) == tuned.config
 
 
 def test_the_network_is_kept_as_relay_reads_it(tuned: TuneResult, folder: Path) -> None:
@@ -103,9 +103,9 @@ def test_a_stored_decision_comes_back_at_once(
 ) -> None:
     monkeypatch.setattr(Worker, "start", lambda self: pytest.fail("a worker was started"))
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    again = tune(mod, **settings(folder, predictor="random"))
-    assert again.report.stored and again.candidate == tuned.candidate
-    assert "decided earlier" in again.report.said and again.report.compiler == "relay"
+    second = tune(mod, **settings(folder, predictor="random"))
+    assert second.report.stored and second.candidate == tuned.candidate
+    assert "tuned earlier" in second.report.summary and second.report.compiler == "relay"
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
@@ -146,9 +146,9 @@ def onnx_file(folder: Path) -> Path:
         helper.make_node("Conv", ["x", "a"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         helper.make_node("Tanh", ["c"], ["y"]),
     ]
-    made = model_of(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 16, 12, 12]}, weights)
+    model = model_of(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 16, 12, 12]}, weights)
     path = folder / "tiny.onnx"
-    onnx.save(made, path)
+    onnx.save(model, path)
     return path
 
 
@@ -159,9 +159,9 @@ def test_the_command_tunes_a_file_and_remembers(
     command = ["tune", str(model), "--compiler", "relay", "--predictor", "random", "--measure", "2"]
     command += ["-o", str(tmp_path / "out"), "--format", "json", "-q"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["measured"] + told["failed"] == 2 and told["predictor"] == "random"
-    assert Path(told["artifact"]).is_file() and told["compiler"] == "relay"
+    output = json.loads(capsys.readouterr().out)
+    assert output["measured"] + output["failed"] == 2 and output["predictor"] == "random"
+    assert Path(output["artifact"]).is_file() and output["compiler"] == "relay"
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["stored"]
 
@@ -175,9 +175,9 @@ def test_the_predictor_that_ships_needs_no_name_and_no_torch(
     model = onnx_file(tmp_path)
     command = ["tune", str(model), "--compiler", "relay", "--measure", "1", "--format", "json"]
     assert main([*command, "-o", str(tmp_path / "out"), "-q"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["predictor"] == "relay_kernel_former" and told["scored"] > 10
-    assert told["default_predicted_ms"] > 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["predictor"] == "relay_kernel_former" and output["scored"] > 10
+    assert output["default_predicted_ms"] > 0
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_the_names_are_the_packages_own() -> None:
 
 
 def test_a_board_is_tuned_for_over_rpc(mod: tvm.IRModule, tmp_path: Path) -> None:
-    with board("tuned", "tvm_costmodel.profiling.relay_server") as address:
+    with board("tuned", "tvm_costmodel.profiling.runners.relay_rpc_server") as address:
         device = resolve_device("cpu").with_tracker(address, "tuned")
         result = tune(mod, **settings(tmp_path / "out", device=device, measure=1))
     assert result.report.device.endswith("-rpc-relay")

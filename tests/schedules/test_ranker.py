@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from tvm_costmodel.errors import CheckpointError, ConfigError, CostModelError, MeasurementError
-from tvm_costmodel.schedules.belief import TaskBelief
-from tvm_costmodel.schedules.features import FEATURES, log_roofline, log_seconds
-from tvm_costmodel.schedules.network import Batch, forward, initial_weights, pad
+from tvm_costmodel.schedules.numpy_transformer import Batch, forward, initial_weights, pad
+from tvm_costmodel.schedules.rank_loss import ranking_loss
 from tvm_costmodel.schedules.ranker import MeasuredTask, RankerConfig, ScheduleRanker
-from tvm_costmodel.schedules.ranking import ranking_loss
+from tvm_costmodel.schedules.statement_features import FEATURES, log_roofline, log_seconds
+from tvm_costmodel.schedules.task_gp import TaskGP
 
 FLOAT_MULTIPLIES, VECTOR_LENGTH, UNROLLED, BYTES = 2, 18, 29, 61
 QUICK = RankerConfig(width=16, members=2, steps=150)
@@ -118,19 +118,19 @@ def test_ranking_loss_of_right_and_wrong_orders() -> None:
 def test_measurements_correct_a_prior_that_is_wrong() -> None:
     task, other = drawn_task(40, 1), drawn_task(60, 2)
     times, wanted = np.log(task.seconds), np.log(other.seconds)
-    right = TaskBelief(task.features, times, times).predict(other.features, wanted)[0]
-    wrong = TaskBelief(task.features, times, -times).predict(other.features, -wanted)[0]
-    alone = TaskBelief(task.features, times).predict(other.features)[0]
+    right = TaskGP(task.features, times, times).predict(other.features, wanted)[0]
+    wrong = TaskGP(task.features, times, -times).predict(other.features, -wanted)[0]
+    alone = TaskGP(task.features, times).predict(other.features)[0]
     errors = [np.abs(one - wanted).mean() for one in (right, wrong, alone)]
     assert errors[0] < 0.1 and errors[1] < 0.1 < errors[2]
 
 
 def test_what_was_measured_is_known_best() -> None:
     task = drawn_task(30, 1)
-    belief = TaskBelief(task.features, np.log(task.seconds))
+    gp = TaskGP(task.features, np.log(task.seconds))
     known, unknown = (
-        belief.predict(task.features)[1],
-        belief.predict(drawn_task(30, 2, 5).features)[1],
+        gp.predict(task.features)[1],
+        gp.predict(drawn_task(30, 2, 5).features)[1],
     )
     assert known.max() < unknown.min()
 

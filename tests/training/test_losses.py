@@ -69,8 +69,8 @@ def test_pairwise_ranking_by_hand() -> None:
     counted = torch.ones(3, 1, dtype=torch.bool)
     # pairs (0, 1) right by 0.1, (1, 2) wrong by 0.3, (2, 0) right by 0.4
     expected = 0.1 * sum(softplus(gap / 0.1) for gap in (-0.1, 0.3, -0.4)) / 3
-    found = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
-    assert found.item() == pytest.approx(expected)
+    loss = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_pairwise_ranking_counts_pairs_whose_labels_both_count_and_differ() -> None:
@@ -78,12 +78,12 @@ def test_pairwise_ranking_counts_pairs_whose_labels_both_count_and_differ() -> N
     measured = torch.tensor([[1.0, 3.0], [2.0, 3.0], [1.5, 7.0]])
     counted = torch.tensor([[True, True], [True, True], [False, False]])
     # on the first device only (0, 1) is left; on the second its latencies are equal
-    found = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
-    assert found.item() == pytest.approx(0.1 * softplus(-1.0))
+    loss = pairwise_ranking(predicted, measured, counted, ORDER, scale=0.1)
+    assert loss.item() == pytest.approx(0.1 * softplus(-1.0))
     assert pairwise_ranking(predicted, measured, counted & False, ORDER).item() == 0.0
 
 
-def test_pairwise_ranking_gives_every_replica_its_own() -> None:
+def test_pairwise_ranking_gives_every_member_its_own() -> None:
     predicted = torch.randn(2, 5, 3)
     measured = torch.randn(5, 3).expand_as(predicted)
     counted = torch.rand(2, 5, 3) > 0.3

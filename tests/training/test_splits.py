@@ -60,9 +60,9 @@ def test_a_split_is_kept_as_lists_of_hashes() -> None:
     split = random_split(FAMILIES, HASHES, seed=0)
     stored = split.to_hashes(HASHES)
     backwards = HASHES[::-1]
-    again = Split.from_hashes(stored, backwards)
-    for side, back in zip(sides(split), sides(again), strict=True):
-        assert [HASHES[i] for i in side] == [backwards[i] for i in back]
+    restored = Split.from_hashes(stored, backwards)
+    for side, restored_side in zip(sides(split), sides(restored), strict=True):
+        assert [HASHES[i] for i in side] == [backwards[i] for i in restored_side]
     with pytest.raises(ConfigError, match=r"leaks: graph .* is in both train and test"):
         Split.from_hashes(stored | {"test": [*stored["test"], stored["train"][0]]}, HASHES)
     with pytest.raises(ConfigError, match="1 graphs of its test side, such as f00, are not among"):

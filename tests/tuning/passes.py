@@ -1,4 +1,4 @@
-"""What the compiler's own passes make of a network: the graph and its kernels."""
+"""The graph and the kernels that the compiler's own passes make of a network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections import Counter
 import tvm
 from tvm import relax
 
-from tvm_costmodel.compilers.pipeline import PipelineConfig, fuse_operators, graph_passes
 from tvm_costmodel.compilers.relax import cpu_target
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.compilers.relax.config import PipelineConfig
+from tvm_costmodel.compilers.relax.pass_pipeline import fuse_operators, graph_passes
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.ops import ANNOTATIONS
 
 _PRIMFUNC_NAMES = {"concat": "concatenate", "dense": "matmul"}
@@ -22,9 +23,9 @@ Kernels = Counter[tuple[tuple[str, tuple[int, ...]], ...]]
 
 def through_passes(mod: tvm.IRModule, config: PipelineConfig) -> tvm.IRModule:
     """The module after the graph passes, before it is legalised."""
-    undecided = dataclasses.replace(config, kernels=())  # decided kernels become PrimFuncs early
+    plain = dataclasses.replace(config, kernels=())  # tuned kernels become PrimFuncs early
     with cpu_target(), tvm.transform.PassContext(opt_level=3):
-        return tvm.transform.Sequential(graph_passes(undecided))(mod)
+        return tvm.transform.Sequential(graph_passes(plain))(mod)
 
 
 def exported_after(mod: tvm.IRModule, config: PipelineConfig) -> OpGraph:
@@ -53,11 +54,11 @@ def _primfuncs(mod: tvm.IRModule, call: tvm.ir.Call) -> list[tuple[str, tuple[in
         return [(_family(name), tuple(int(d) for d in ty.shape))]
     inner = mod[call.op]
     return [
-        found
+        primfunc
         for block in inner.body.blocks
         for binding in block.bindings
         if isinstance(binding.value, tvm.ir.Call)
-        for found in _primfuncs(mod, binding.value)
+        for primfunc in _primfuncs(mod, binding.value)
     ]
 
 
@@ -85,7 +86,7 @@ def annotated_kernels(graph: OpGraph) -> Kernels:
         if operator.op != "input":
             name = _family(_PRIMFUNC_NAMES.get(operator.op, operator.op))
             members.setdefault(root(i), []).append((name, operator.outputs[0].shape))
-    return Counter(tuple(sorted(found)) for found in members.values())
+    return Counter(tuple(sorted(kernel)) for kernel in members.values())
 
 
 def without_annotations(graph: OpGraph) -> OpGraph:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tvm_costmodel.tuning.candidate import Candidate
-from tvm_costmodel.tuning.scoring import Scores
+from tvm_costmodel.tuning.scoring.scorer import Scores
+from tvm_costmodel.tuning.space.candidate import Candidate
 
 
 class KnownScorer:
     """Log latencies that add up over decisions.
 
     Args:
-        gains: What a decision's value adds to the log latency, wherever it is decided.
-        spread: Of a candidate; 0 when not given.
+        gains: Addition to the log latency by decision and value, for each place it is made at.
+        spread: Spread of a candidate; 0 when not given.
     """
 
     name = "known"
@@ -30,7 +30,7 @@ class KnownScorer:
         self.learnt: dict[Candidate, float] = {}
 
     def log_latency(self, candidate: Candidate) -> float:
-        return sum(self.gains.get((name, value), 0.0) for _, name, value in candidate.decided)
+        return sum(self.gains.get((name, value), 0.0) for _, name, value in candidate.entries)
 
     def score(self, candidates: Sequence[Candidate]) -> Scores:
         self.scored += candidates

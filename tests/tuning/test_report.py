@@ -1,7 +1,8 @@
-"""What a report says to people."""
+"""Reports as people and as programs read them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm_costmodel.tuning.report import MeasuredCandidate, TuneReport
@@ -34,7 +35,7 @@ def test_the_text_lists_what_is_not_the_default() -> None:
         entry("stage1_layout", "same", "same"),
         entry("algorithm", "winograd4", "direct", operator=7),
     ).to_text()
-    head, listed, said = text.split("\n\n")
+    head, listed, summary = text.split("\n\n")
     assert head.splitlines()[0].split()[-2:] == ["ratio", "status"]
     assert head.splitlines()[2].split()[-1] == "ok"
     rows = [line.split() for line in listed.splitlines()[2:]]
@@ -42,7 +43,7 @@ def test_the_text_lists_what_is_not_the_default() -> None:
         ["network", "fusion", "depth4", "full"],
         ["conv2d", "7", "algorithm", "winograd4"],
     ]
-    assert "2.000 times as fast (noise 1.0%)" in said
+    assert "2.000 times as fast (noise 1.0%)" in summary
 
 
 def test_long_lists_end_with_how_many_more_there_are() -> None:
@@ -54,3 +55,17 @@ def test_long_lists_end_with_how_many_more_there_are() -> None:
 def test_the_default_has_nothing_to_list() -> None:
     text = report(entry("layout", "NHWC", "NHWC")).to_text()
     assert "carried out by" not in text and "more decisions" not in text
+
+
+def test_people_read_the_words_of_the_field_and_json_keeps_the_stored_values() -> None:
+    merged = report(entry("products", "joined", "apart"))
+    rows = [line.split() for line in merged.to_text().splitlines()]
+    assert ["network", "parallel", "matmuls", "merged", "separate", "PipelineConfig"] in rows
+    assert merged.to_dict()["decisions"][0]["value"] == "joined"
+    assert TuneReport.from_dict(merged.to_dict()) == merged
+
+
+def test_the_outcome_in_words_keeps_its_name_in_json() -> None:
+    record = replace(report(), summary="time was up").to_dict()
+    assert record["said"] == "time was up" and "summary" not in record
+    assert TuneReport.from_dict(record).summary == "time was up"

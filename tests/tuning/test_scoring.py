@@ -1,4 +1,4 @@
-"""Scores of candidates: prices of kernels against whole annotated graphs."""
+"""Scores of candidates: costs of kernels compared with whole annotated graphs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from models.roofline_former import CONTEXT
 from tests.graphs import resnet_graph
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.predictors.kernel_costs import Place
+from tvm_costmodel.predictors.kernel_former import KernelFormerRegressor
+from tvm_costmodel.predictors.registry import build_regressor
 from tvm_costmodel.profiling.workloads import FAMILIES
-from tvm_costmodel.tokenizer.kernels import KernelTokenizer
-from tvm_costmodel.tokenizer.physical import PhysicalTokens
-from tvm_costmodel.training.kernel_prices import Place
-from tvm_costmodel.training.registry import build_regressor
-from tvm_costmodel.training.roofline import KernelFormerRegressor
-from tvm_costmodel.tuning.annotation import Annotator, annotate
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS
-from tvm_costmodel.tuning.scoring import GraphScorer, KernelScorer, scorer_for
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
+from tvm_costmodel.tokenizer.operator_features import PhysicalTokens
+from tvm_costmodel.tuning.annotate.relax import Annotator, annotate
+from tvm_costmodel.tuning.scoring.scorer import GraphScorer, KernelScorer, scorer_for
+from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.space.decisions import DECISIONS, STAGE_LAYOUTS
 
 GRAPH = resnet_graph((1, 1), 16, 32, 10)
 SPACE = DecisionSpace.for_graph(GRAPH, tolerance=1e-2, half_arithmetic=True)
@@ -36,7 +36,7 @@ def candidates() -> list[Candidate]:
 
 @pytest.fixture(scope="module")
 def former(candidates) -> KernelFormerRegressor:
-    """Trained for a moment on made-up ratios: enough to make every decision count."""
+    """Trained for a moment on synthetic ratios: enough to make every decision count."""
     annotator = Annotator(GRAPH)
     graphs = [annotator.annotate(candidate) for candidate in candidates]
     latency = 1e-3 * np.linspace(1.0, 2.0, len(graphs))
@@ -46,7 +46,7 @@ def former(candidates) -> KernelFormerRegressor:
     return regressor.fit(graphs, latency, (graphs, latency), networks=(one, one))
 
 
-def test_prices_add_up_to_the_prediction_for_the_annotated_graph(former, candidates):
+def test_costs_add_up_to_the_prediction_for_the_annotated_graph(former, candidates):
     fast, slow = KernelScorer(former, SPACE), GraphScorer(former, SPACE)
     assert isinstance(scorer_for(former, SPACE), KernelScorer)
     scores = fast.score(candidates)
@@ -57,13 +57,13 @@ def test_prices_add_up_to_the_prediction_for_the_annotated_graph(former, candida
     assert fast.score([]).latency_s.shape == (0,)
 
 
-def test_prices_add_up_under_layouts_of_stages_and_in_half_precision(former):
+def test_costs_add_up_under_layouts_of_stages_and_in_half_precision(former):
     fast, slow = KernelScorer(former, SPACE), GraphScorer(former, SPACE)
-    found = [name for name in SPACE.by_place if name[1] in STAGE_LAYOUTS]
-    assert len(found) > 2
+    places = [place for place in SPACE.by_place if place[1] in STAGE_LAYOUTS]
+    assert len(places) > 2
     rng = np.random.default_rng(3)
-    networks = [Candidate.of({place: "NCHW"}) for place in found]
-    networks += [Candidate.of(dict.fromkeys(found[:2], "NCHW"))]
+    networks = [Candidate.of({place: "NCHW"}) for place in places]
+    networks += [Candidate.of(dict.fromkeys(places[:2], "NCHW"))]
     networks += [n.replaced([(NETWORK, "precision", "float16")]) for n in networks]
     drawn = [SPACE.under(SPACE.sample(rng, 0.5), network) for network in networks]
     assert [c.network for c in drawn] == [n.network for n in networks]
@@ -76,8 +76,8 @@ def test_prices_add_up_under_layouts_of_stages_and_in_half_precision(former):
         SPACE.check(best)
 
 
-class ExactPricer:
-    """Prices whose every bit follows from a kernel and its neighbours, for two members."""
+class ExactCostModel:
+    """Costs whose every bit follows from a kernel and its neighbours, for two members."""
 
     sees_decisions = False
 
@@ -92,7 +92,7 @@ class ExactPricer:
             context[source] += 0.25 * own[target]
         return context
 
-    def likeness(self, context: np.ndarray) -> list[float]:
+    def cache_key(self, context: np.ndarray) -> list[float]:
         return context.tolist()
 
     def costs(self, places: Sequence[Place], numbers: np.ndarray, work: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ class ExactPricer:
 
 @pytest.mark.parametrize("name", ["", "densenet", "shufflenet_v2", "vit"])
 def test_what_networks_share_changes_no_score(name):
-    """Held against every candidate's graph annotated, encoded and priced on its own."""
+    """Compared with every candidate's graph annotated, encoded and computed on its own."""
     graph = GRAPH
     if name:
         family = FAMILIES[name]
@@ -113,7 +113,7 @@ def test_what_networks_share_changes_no_score(name):
     space = DecisionSpace.for_graph(graph, tolerance=1e-2, half_arithmetic=True)
     rng = np.random.default_rng(7)
     drawn = [space.default, *(space.sample(rng, rate) for rate in (0.1, 0.3, 0.6) * 8)]
-    scorer = KernelScorer(ExactPricer(), space)
+    scorer = KernelScorer(ExactCostModel(), space)
     drawn += scorer.best_values(drawn)
     scores = scorer.score(drawn)
     logs = np.log([_plain_ms(graph, candidate) for candidate in drawn])  # [N, M]
@@ -123,14 +123,14 @@ def test_what_networks_share_changes_no_score(name):
 
 
 def _plain_ms(graph: OpGraph, candidate: Candidate) -> np.ndarray:
-    """Milliseconds by each member, nothing taken from any other candidate."""
+    """Milliseconds by each member, nothing shared with any other candidate."""
     tokens = KernelTokenizer().encode(annotate(graph, candidate))
-    (context,) = ExactPricer().contexts_of([tokens])
+    (context,) = ExactCostModel().contexts_of([tokens])
     place = (context, np.arange(len(tokens)))
-    return ExactPricer().costs([place], tokens.numbers, tokens.work).sum(axis=0)
+    return ExactCostModel().costs([place], tokens.numbers, tokens.work).sum(axis=0)
 
 
-def test_a_context_that_sees_decisions_is_not_priced_kernel_by_kernel(candidates):
+def test_a_context_that_sees_decisions_is_not_computed_kernel_by_kernel(candidates):
     annotator = Annotator(GRAPH)
     graphs = [annotator.annotate(candidate) for candidate in candidates]
     latency = 1e-3 * np.linspace(1.0, 2.0, len(graphs))
@@ -160,7 +160,7 @@ def test_best_values_are_the_best_of_all_for_one_decision(former):
 def test_best_values_can_be_kept_to_some_decisions(former):
     scorer = KernelScorer(former, SPACE)
     alone, same = scorer.best_values([SPACE.default] * 2, ["algorithm"])
-    assert {name for _, name, _ in alone.decided} <= {"algorithm"} and same == alone
+    assert {name for _, name, _ in alone.entries} <= {"algorithm"} and same == alone
     (best,) = scorer.best_values([SPACE.default])
     SPACE.check(best)
     latency = scorer.score([SPACE.default, alone, best]).latency_s

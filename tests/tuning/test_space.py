@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from tests.compilers.networks_small import NETWORKS, network, staged
-from tvm_costmodel.compilers.decidable import convolution_stages
 from tvm_costmodel.compilers.relax import PipelineConfig, build, compare_outputs, cpu_target
-from tvm_costmodel.compilers.verify import random_inputs, run
+from tvm_costmodel.compilers.relax.verification import random_inputs, run
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.graph import OpGraph
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.graph_passes.tunable_ops import convolution_stages
 from tvm_costmodel.ops import ANNOTATIONS
-from tvm_costmodel.tuning.annotation import Annotator, annotate
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.decisions import DECISIONS, STAGE_LAYOUTS, Decision
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.annotate.relax import Annotator, annotate
+from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.space.decisions import DECISIONS, STAGE_LAYOUTS, Decision
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,13 @@ def graph() -> OpGraph:
 
 def test_choices_follow_the_operators(graph):
     space = DecisionSpace.for_graph(graph, tolerance=1e-2)
-    found = {choice.place: choice.values for choice in space.choices}
-    assert found[NETWORK, "layout"] == ("NHWC", "NCHW")
-    assert found[NETWORK, "batch_norm"] == ("fold", "decompose")
-    assert found[1, "algorithm"] == ("direct", "winograd2", "winograd4", "im2col")
-    assert (4, "algorithm") not in found and (4, "accumulators") not in found  # depthwise
-    assert (7, "algorithm") not in found and (7, "accumulators") in found  # 1x1
-    assert found[1, "vectors"] == (0, 2)  # 20 channels, vectors of 16
+    offered = {choice.place: choice.values for choice in space.choices}
+    assert offered[NETWORK, "layout"] == ("NHWC", "NCHW")
+    assert offered[NETWORK, "batch_norm"] == ("fold", "decompose")
+    assert offered[1, "algorithm"] == ("direct", "winograd2", "winograd4", "im2col")
+    assert (4, "algorithm") not in offered and (4, "accumulators") not in offered  # depthwise
+    assert (7, "algorithm") not in offered and (7, "accumulators") in offered  # 1x1
+    assert offered[1, "vectors"] == (0, 2)  # 20 channels, vectors of 16
     attention = DecisionSpace.for_graph(from_relax(network("attention")))
     names = {c.decision.name for c in attention.network_choices}
     assert names == {"fusion", "products", "transposes"}
@@ -108,8 +108,8 @@ def test_what_needs_channels_last_needs_it_of_its_own_stage(staged_space):
 def test_half_precision_is_offered_where_it_gains_and_the_tolerance_allows_it(staged_space):
     graph = staged_space.graph
     assert staged_space.by_place[NETWORK, "precision"].values == ("float32", "float16")
-    for tolerance, halves in ((1e-3, True), (1e-2, False)):
-        space = DecisionSpace.for_graph(graph, tolerance, half_arithmetic=halves)
+    for tolerance, half in ((1e-3, True), (1e-2, False)):
+        space = DecisionSpace.for_graph(graph, tolerance, half_arithmetic=half)
         assert (NETWORK, "precision") not in space.by_place
     halved = Candidate.of({(NETWORK, "precision"): "float16"})
     assert staged_space.config(halved) == PipelineConfig(precision="float16")
@@ -123,7 +123,7 @@ def test_what_is_drawn_to_learn_from_departs_in_every_decision(staged_space):
     drawn = [staged_space.explore(rng) for _ in range(400)]
     for candidate in drawn:
         staged_space.check(candidate)
-    departing = {name for candidate in drawn for _, name, _ in candidate.decided}
+    departing = {name for candidate in drawn for _, name, _ in candidate.entries}
     assert departing == {choice.decision.name for choice in staged_space.choices}
     in_stages = [any(n in STAGE_LAYOUTS for n, _ in c.network) for c in drawn]
     assert 0.03 < np.mean(in_stages) < 0.3  # most learn from the rest
@@ -157,17 +157,17 @@ def test_draws_are_valid_and_follow_the_seed(graph):
         for candidate in (one, child, mutated):
             space.check(candidate)
         assert mutated != one or dict(one.network).get("layout") == "NCHW"
-        assert set(child.decided) <= set(one.decided) | set(other.decided)
+        assert set(child.entries) <= set(one.entries) | set(other.entries)
 
 
 def test_foreign_candidates_are_refused(graph):
     space = DecisionSpace.for_graph(graph)
-    for decided, message in (
+    for values, message in (
         ({(4, "algorithm"): "im2col"}, "algorithm cannot be decided for operator 4"),
         ({(1, "algorithm"): "fft"}, "use one of direct, winograd2"),
         ({(NETWORK, "layout"): "NCHW", (1, "algorithm"): "im2col"}, "needs layout NHWC"),
     ):
-        candidate = Candidate.of(decided)
+        candidate = Candidate.of(values)
         assert not space.is_valid(candidate)
         with pytest.raises(ConfigError, match=message):
             space.config_fields(candidate)
@@ -180,7 +180,7 @@ def test_candidates_survive_json_and_have_keys_of_their_content():
     assert Candidate.from_json(text) == candidate
     assert Candidate.from_json(text).key == candidate.key != Candidate().key
     assert Candidate().to_json() == "{}"
-    assert candidate.replaced([(NETWORK, "layout", None), (3, "vectors", 2)]).decided == (
+    assert candidate.replaced([(NETWORK, "layout", None), (3, "vectors", 2)]).entries == (
         (3, "vectors", 2),
         (12, "algorithm", "winograd4"),
     )
@@ -218,10 +218,10 @@ def test_drawn_candidates_compute_what_the_default_does(name):
     for seed in range(2):
         candidate = space.sample(np.random.default_rng(seed), rate=0.5)
         built = build(mod, cpu_target(), space.config(candidate))
-        found = compare_outputs(
+        comparison = compare_outputs(
             run(built.executable, inputs), expected, rtol=space.setting.tolerance
         )
-        assert found.equal and built.unscheduled == (), (candidate, found)
+        assert comparison.equal and built.unscheduled == (), (candidate, comparison)
 
 
 def test_decisions_show_in_the_annotated_graph(graph):

@@ -19,7 +19,7 @@ from tests.networks import model_of
 from tests.profiling.conftest import QUICK
 from tests.tuning.scorers import KnownScorer
 from tvm_costmodel.compilers.relax import build, cpu_target
-from tvm_costmodel.compilers.verify import compare_outputs, random_inputs, run
+from tvm_costmodel.compilers.relax.verification import compare_outputs, random_inputs, run
 from tvm_costmodel.errors import (
     CheckpointError,
     ConfigError,
@@ -28,11 +28,11 @@ from tvm_costmodel.errors import (
     ModelFileError,
 )
 from tvm_costmodel.profiling.devices import resolve_device
-from tvm_costmodel.profiling.measurement import MeasurementConfig
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.worker_client import Worker
-from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.worker.client import Worker
 from tvm_costmodel.tuning.result import TuneResult
+from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.tune import tune
 
 GAINS = {("algorithm", "winograd2"): -0.3, ("vectors", 2): -0.2, ("layout", "NCHW"): 0.3}
@@ -60,7 +60,7 @@ def tuned(folder: Path) -> TuneResult:
     return tune(network("residual"), **settings(folder))
 
 
-def test_the_module_computes_what_the_undecided_one_does(tuned: TuneResult) -> None:
+def test_the_module_computes_what_the_baseline_does(tuned: TuneResult) -> None:
     mod = network("residual")
     inputs = random_inputs(mod, seed=7)
     expected = run(build(mod, cpu_target()).executable, inputs)
@@ -87,7 +87,7 @@ def test_the_report_tells_what_was_done(tuned: TuneResult) -> None:
 
 
 def vectors(trial: Any) -> list[str]:
-    return [i for i, kept in trial.decisions["operators"].items() if "vectors" in kept]
+    return [i for i, values in trial.decisions["operators"].items() if "vectors" in values]
 
 
 def test_library_candidate_and_report_are_written(tuned: TuneResult, folder: Path) -> None:
@@ -99,13 +99,13 @@ def test_library_candidate_and_report_are_written(tuned: TuneResult, folder: Pat
     (out,) = (machine["main"](*(tvm.runtime.tensor(a) for a in inputs)).numpy(),)
     assert np.array_equal(out, run(tuned.module, inputs)[0])
     candidate = Candidate.from_json((folder / "candidate.json").read_text())
-    told = json.loads((folder / "report.json").read_text())
-    assert candidate == tuned.candidate == Candidate.from_dict(told["candidate"])
-    assert told["pipeline"]["key"] == tuned.config.key and told["artifact"] == "model.so"
-    assert told["trials"] == json.loads(json.dumps(tuned.report.to_dict()))["trials"]
+    written = json.loads((folder / "report.json").read_text())
+    assert candidate == tuned.candidate == Candidate.from_dict(written["candidate"])
+    assert written["pipeline"]["key"] == tuned.config.key and written["artifact"] == "model.so"
+    assert written["trials"] == json.loads(json.dumps(tuned.report.to_dict()))["trials"]
 
 
-def test_rows_of_variants_are_in_the_store_beside_the_default(
+def test_rows_of_variants_are_in_the_store_together_with_the_default(
     tuned: TuneResult, folder: Path
 ) -> None:
     with Store(folder / "measurements.db", write=False) as store:
@@ -114,7 +114,7 @@ def test_rows_of_variants_are_in_the_store_beside_the_default(
     assert [row.pipeline["decisions"] for row in variants] == [
         trial.decisions for trial in tuned.report.trials
     ]
-    assert all(row.timing is not None and row.timing.beside for row in variants)
+    assert all(row.timing is not None and row.timing.baseline_blocks for row in variants)
     assert plain.graph_hash == tuned.report.graph_hash == variants[0].graph_hash
     source = Path(plain.source["path"])
     assert source.is_file() and source.parent == (folder / "networks").resolve()
@@ -125,13 +125,13 @@ def test_tuning_again_takes_the_stored_decision(
 ) -> None:
     monkeypatch.setattr(Worker, "start", lambda self: pytest.fail(NO_WORKER))
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    again = tune(network("residual"), **settings(folder, seed=5))
-    assert again.report.stored and again.candidate == tuned.candidate
-    assert again.report.trials == tuned.report.trials
-    assert "decided earlier" in again.report.said and "--again" in again.report.said
+    second = tune(network("residual"), **settings(folder, seed=5))
+    assert second.report.stored and second.candidate == tuned.candidate
+    assert second.report.trials == tuned.report.trials
+    assert "tuned earlier" in second.report.summary and "--force" in second.report.summary
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     inputs = random_inputs(network("residual"))
-    assert np.array_equal(run(again.module, inputs)[0], run(tuned.module, inputs)[0])
+    assert np.array_equal(run(second.module, inputs)[0], run(tuned.module, inputs)[0])
 
 
 def test_another_directory_gets_the_stored_decision_too(
@@ -154,7 +154,7 @@ def test_a_larger_budget_or_another_tolerance_is_not_answered_from_the_store(
         raise DeviceError("no worker here")
 
     monkeypatch.setattr(Worker, "start", start)
-    for changes in ({"measure": 3}, {"tolerance": 1e-2}, {"again": True}):
+    for changes in ({"measure": 3}, {"tolerance": 1e-2}, {"force": True}):
         with pytest.raises(DeviceError, match="no worker here"):
             tune(network("residual"), **settings(folder, **changes))
     assert len(started) == 3
@@ -169,7 +169,7 @@ def test_a_network_without_decisions_keeps_the_default(tmp_path: Path) -> None:
     assert result.candidate == Candidate() and result.report.space == 1
     assert result.report.measured == 0 and result.report.speedup == 1.0
     assert result.report.default_ms is not None and result.report.default_ms > 0
-    assert "nothing can be decided" in result.report.said
+    assert "nothing can be decided" in result.report.summary
     assert result.report.model == "relu.onnx"
     x = np.array([[-1, 2, -3, 4, 5, -6, 7, 8]], "float32")
     assert np.array_equal(run(result.module, [x])[0], np.maximum(x, 0))
@@ -233,6 +233,6 @@ def test_a_target_chooses_the_threads() -> None:
 
 def test_the_names_are_the_packages_own() -> None:
     assert tcm.tune is tune and tcm.TuneResult is TuneResult
-    assert MeasurementConfig().visits == 2
+    assert MeasurementConfig().blocks == 2
     assert callable(tcm.relax_pipeline)
     assert module is not None

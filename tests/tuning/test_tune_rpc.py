@@ -9,7 +9,7 @@ from tests.profiling.conftest import QUICK
 from tests.profiling.test_rpc import KEY, tracker  # noqa: F401
 from tests.tuning.scorers import KnownScorer
 from tvm_costmodel.profiling.devices import resolve_device
-from tvm_costmodel.profiling.store import Store
+from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.tuning.tune import tune
 
 

@@ -1,4 +1,4 @@
-"""The loop on a machine whose every timing is scripted: what is measured, kept and believed."""
+"""The loop on a machine whose every timing is scripted: what it measures, confirms, returns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from tests.compilers.networks_small import network
 from tests.profiling.labels import measurement, timing
 from tests.tuning.scorers import KnownScorer
-from tvm_costmodel.frontends.relax import from_relax
-from tvm_costmodel.profiling.measurement import MeasurementConfig
-from tvm_costmodel.profiling.trials import Trial, TrialResult
-from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.frontends.relax.export import from_relax
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+from tvm_costmodel.profiling.paired_profiler import VariantResult, VariantRun
+from tvm_costmodel.tuning.config import TuneSettings
 from tvm_costmodel.tuning.report import ratio_of
-from tvm_costmodel.tuning.settings import TuneSettings
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 from tvm_costmodel.tuning.tuner import Tuning
 
 Ratios = Callable[[Candidate, int], float | str]
@@ -26,11 +26,11 @@ GAINS = {("algorithm", "winograd2"): -0.3, ("algorithm", "winograd4"): -0.2, ("v
 
 
 class ScriptedProfiler:
-    """Stands for a `TrialProfiler`: ratios by candidate and number of the measurement.
+    """Stands for a `PairedProfiler`: ratios by candidate and number of the measurement.
 
     Args:
         ratio: Latency over the default's, or the status of a failure.
-        noise: Of a round's ratio, one up and one down.
+        noise: Relative noise of a round's ratio, one up and one down.
     """
 
     measurement = MeasurementConfig()
@@ -38,37 +38,37 @@ class ScriptedProfiler:
     def __init__(self, ratio: Ratios, noise: float = 0.0) -> None:
         self.ratio, self.noise = ratio, noise
         self.seconds = {"builds": 0.0, "runs": 0.0}
-        self.asked: list[tuple[list[Candidate], int, bool]] = []
+        self.requests: list[tuple[list[Candidate], int, bool]] = []
         self.times: dict[Candidate, int] = {}
 
     def measure(
         self,
-        trials: Sequence[Trial],
+        trials: Sequence[VariantRun],
         tolerance: float,
         rounds: int | None = None,
         reuse: bool = True,
-    ) -> list[TrialResult]:
+    ) -> list[VariantResult]:
         candidates = [Candidate.from_dict(trial.decisions) for trial in trials]
-        visits = rounds or self.measurement.visits
-        self.asked.append((candidates, visits, reuse))
-        return [self._one(t, c, visits) for t, c in zip(trials, candidates, strict=True)]
+        blocks = rounds or self.measurement.blocks
+        self.requests.append((candidates, blocks, reuse))
+        return [self._one(t, c, blocks) for t, c in zip(trials, candidates, strict=True)]
 
-    def _one(self, trial: Trial, candidate: Candidate, visits: int) -> TrialResult:
+    def _one(self, trial: VariantRun, candidate: Candidate, blocks: int) -> VariantResult:
         number = self.times[candidate] = self.times.get(candidate, -1) + 1
         ratio = self.ratio(candidate, number)
         if isinstance(ratio, str):
             row = measurement(4, status=ratio, error="as scripted", timing=None)
-            return TrialResult(trial, row)
-        signs = [1 if i % 2 else -1 for i in range(visits)]
-        made = timing(
+            return VariantResult(trial, row)
+        signs = [1 if i % 2 else -1 for i in range(blocks)]
+        label = timing(
             1e-3 * ratio,
-            visits=tuple((1e-3 * ratio * (1 + s * self.noise), 1e-3) for s in signs),
-            beside=((1e-3, 1e-3),) * visits,
+            blocks=tuple((1e-3 * ratio * (1 + s * self.noise), 1e-3) for s in signs),
+            baseline_blocks=((1e-3, 1e-3),) * blocks,
             noise=0.001,
             max_abs_err=1e-6,
             max_rel_err=1e-6,
         )
-        return TrialResult(trial, measurement(4, timing=made))
+        return VariantResult(trial, measurement(4, timing=label))
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def test_the_fastest_is_measured_twice_and_wins(space) -> None:
     assert winner.ratio.value == pytest.approx(0.6)
     assert algorithms(winner.candidate) == {1: "winograd4"}
     assert len(tuning.measured) == 6
-    *rounds, confirmation = tuning.profiler.asked
-    assert [visits for _, visits, _ in rounds] == [2] * len(rounds)
+    *rounds, confirmation = tuning.profiler.requests
+    assert [blocks for _, blocks, _ in rounds] == [2] * len(rounds)
     assert confirmation[1:] == (4, False) and winner.candidate in confirmation[0]
     assert space.default not in tuning.measured
 
@@ -141,15 +141,15 @@ def test_failures_cost_their_measurement_and_no_more(space) -> None:
 
 
 def test_where_everything_fails_the_default_is_timed_and_kept(space) -> None:
-    asked: list[Candidate] = []
+    measured: list[Candidate] = []
 
     def ratio(candidate: Candidate, number: int) -> float | str:
-        asked.append(candidate)
-        return "wrong_output" if candidate.decided else 1.0
+        measured.append(candidate)
+        return "wrong_output" if candidate.entries else 1.0
 
     tuning = tuned(space, ratio)
     assert tuning.winner is None and len(tuning.measured) == 6
-    assert asked[-1] == space.default
+    assert measured[-1] == space.default
     assert tuning.default_timing is not None and tuning.default_timing.latency_s == 1e-3
 
 
@@ -224,16 +224,16 @@ def test_no_round_begins_after_the_minutes(space, monkeypatch) -> None:
 
 
 def test_ratios_come_from_rounds_in_units_of_the_reference() -> None:
-    made = timing(
+    label = timing(
         2e-3,
-        visits=((2e-3, 1e-3), (4e-3, 2e-3)),  # the machine halved its speed between the rounds
-        beside=((1e-3, 1e-3), (2e-3, 2e-3)),
+        blocks=((2e-3, 1e-3), (4e-3, 2e-3)),  # the machine halved its speed between the rounds
+        baseline_blocks=((1e-3, 1e-3), (2e-3, 2e-3)),
         noise=0.0,
     )
-    ratio = ratio_of(made)
+    ratio = ratio_of(label)
     assert ratio is not None and ratio.value == pytest.approx(2.0)
     assert ratio.error == 0.005 and not ratio.beats_default
-    rough = ratio_of(replace(made, visits=((0.8e-3, 1e-3), (2.0e-3, 2e-3))))
+    rough = ratio_of(replace(label, blocks=((0.8e-3, 1e-3), (2.0e-3, 2e-3))))
     assert rough is not None
     assert rough.error == pytest.approx(np.std([np.log(0.8), 0.0], ddof=1) / np.sqrt(2))
-    assert ratio_of(replace(made, beside=())) is None
+    assert ratio_of(replace(label, baseline_blocks=())) is None

@@ -1,8 +1,8 @@
 """The command line: ``tvm-costmodel COMMAND``, one file per command.
 
 A command module has ``HELP``, ``configure(parser)`` and ``run(args) -> Output``; it parses and
-prints, and leaves the work to the package. Standard output carries the result alone (a table or one
-JSON object), standard error everything else. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
+prints, and the package does the work. Standard output carries only the result (a table or one JSON
+object), standard error everything else. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
 input, 130 interrupted.
 """
 
@@ -46,7 +46,7 @@ def _common_options() -> _Parser:
     common = _Parser(add_help=False)
     group = common.add_argument_group("output")
     group.add_argument("--format", choices=("table", "json"), default="table")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="more messages on stderr")
     group.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
     return common
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a read-only folder, a missing permission
         return _report(error, args.debug, 2)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        print("interrupted; finished work is kept", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -10,7 +10,7 @@ from tvm_costmodel.cli.output import Output, table
 
 if TYPE_CHECKING:
     from tvm_costmodel.training.metrics import Metrics
-    from tvm_costmodel.training.new_device import CalibrationSummary
+    from tvm_costmodel.transfer.workflow import CalibrationSummary
 
 HELP = "correct a trained predictor for another device, from 5 to 50 measured networks"
 
@@ -18,8 +18,8 @@ HELP = "correct a trained predictor for another device, from 5 to 50 measured ne
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.epilog = (
-        "Measure first: `tvm-costmodel profile --suite default --count 200 --choose 10 --for "
-        "CHECKPOINT --device NAME --store DB` chooses the networks that tell most."
+        "Measure first: `tvm-costmodel profile --suite default --count 200 --select 10 "
+        "--calibrate-for CHECKPOINT --device NAME --store DB` selects the networks."
     )
     parser.add_argument(
         "--from",
@@ -36,21 +36,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Output:
-    """Calibrates to all labels; tells the error that each has when the others are known."""
-    from tvm_costmodel.predictor import load_predictor
-    from tvm_costmodel.training.labels import LabelledGraphs
-    from tvm_costmodel.training.new_device import calibrate_checkpoint
+    """Calibrates to all labels and reports the leave-one-out error."""
+    from tvm_costmodel.predictors.loading import load_predictor
+    from tvm_costmodel.profiling.label_files.networks import read_labels
+    from tvm_costmodel.training.dataset import LabelledGraphs
+    from tvm_costmodel.transfer.workflow import calibrate_checkpoint
 
     regressor = load_predictor(args.checkpoint).regressor
-    labels = LabelledGraphs.from_file(args.store, args.device)
+    labels = LabelledGraphs.of(read_labels(args.store, args.device))
     summary = calibrate_checkpoint(regressor, labels, args.output)
     return Output(summary.to_dict(), _text(summary))
 
 
 def _text(summary: CalibrationSummary) -> str:
     rows = [
-        _row(f"as it answers for {summary.source}", summary.uncalibrated),
-        _row("times one factor", summary.one_factor),
+        _row(f"uncalibrated, as for {summary.source}", summary.uncalibrated),
+        _row("scaled by one factor", summary.one_factor),
         _row("calibrated", summary.calibrated),
     ]
     text = table(rows, (summary.predictor, "MAPE %", "within 10 %", "Kendall tau"))

@@ -9,7 +9,7 @@ from tvm_costmodel.cli.options import add_labels, positive_int
 from tvm_costmodel.cli.output import Output, table
 
 if TYPE_CHECKING:
-    from tvm_costmodel.training.comparison import Row
+    from tvm_costmodel.predictors.compare import Row
 
 HELP = "train and test predictors on the same splits; XGBoost and FLOPs are always in the table"
 SCORES = {
@@ -34,23 +34,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("random", "leave-one-family-out"),
         default="random",
-        help="what tests: a random tenth of each family, or one whole family after the other",
+        help="test set: a random tenth of each family, or each whole family in turn",
     )
     parser.add_argument(
-        "--seeds", type=positive_int, default=3, metavar="N", help="splits and trainings (3)"
+        "--seeds",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="number of splits and trainings (3)",
     )
 
 
 def run(args: argparse.Namespace) -> Output:
-    """Compares and prints means with the spread over seeds."""
-    from tvm_costmodel.training.comparison import compare
-    from tvm_costmodel.training.labels import LabelledGraphs
-    from tvm_costmodel.training.registry import regressor_class
+    """Compares the predictors; the table has means with their spread over seeds."""
+    from tvm_costmodel.predictors.compare import compare
+    from tvm_costmodel.predictors.registry import regressor_class
+    from tvm_costmodel.profiling.label_files.networks import read_labels
+    from tvm_costmodel.training.dataset import LabelledGraphs
 
     predictors = args.predictors.split(",")
     for name in predictors:
         regressor_class(name)  # an unknown one is refused before the labels are read
-    labels = LabelledGraphs.from_file(args.store, args.device)
+    labels = LabelledGraphs.of(read_labels(args.store, args.device))
     rows = compare(labels, predictors, args.split, range(args.seeds))
     fields = {
         "device": labels.device,

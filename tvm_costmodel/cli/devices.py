@@ -1,4 +1,4 @@
-"""``devices``: what can be measured on."""
+"""``devices``: lists the devices that can be measured on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong with an installation, and what mends it."""
+"""``doctor``: checks an installation and says how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from tvm_costmodel.cli.output import Output, table
 
-HELP = "look over the installation and say what mends it"
+HELP = "check the installation and say how to fix it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Output:
-    """Looks at everything; exit code 1 when something required is wrong."""
-    from tvm_costmodel.diagnosis import diagnose
+    """Runs every check; exit code 1 when a required one fails."""
+    from tvm_costmodel.diagnostics import diagnose
 
     checks = diagnose()
     healthy = all(check.ok for check in checks if check.required)
@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> Output:
     ]
     return Output(
         {"healthy": healthy, "checks": [asdict(check) for check in checks]},
-        table(rows, ("", "what", "found", "to mend it")),
+        table(rows, ("", "check", "found", "fix")),
         exit_code=0 if healthy else 1,
     )

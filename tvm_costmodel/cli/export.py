@@ -6,6 +6,7 @@ import argparse
 
 from tvm_costmodel.cli.options import add_compiler, add_model, parse_shapes
 from tvm_costmodel.cli.output import Output, named_rows, table
+from tvm_costmodel.compilers.registry import known_compiler
 
 HELP = "write a model's computation graph as OpGraph JSON"
 
@@ -18,12 +19,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Output:
-    """Exports and writes; nothing is written when the model cannot be read."""
-    from tvm_costmodel.files import write_atomically
-    from tvm_costmodel.frontends import load_model, load_relay_model
+    """Exports and writes the graph; writes nothing when the model cannot be read."""
+    from tvm_costmodel.atomic_files import write_atomically
 
-    load = load_relay_model if args.compiler == "relay" else load_model
-    graph = load(args.model, parse_shapes(args.shape)).graph
+    graph = known_compiler(args.compiler).load_model(args.model, parse_shapes(args.shape)).graph
     write_atomically(args.output, graph.to_json() + "\n")
     fields = {
         "graph_hash": graph.hash,

@@ -1,4 +1,4 @@
-"""``models``: the predictors there are, the checkpoints that ship, and their export to ONNX."""
+"""``models``: lists predictors and shipped checkpoints, and exports a checkpoint to ONNX."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
-        help="what to export: a directory that `train` wrote, or a name from the list",
+        help="checkpoint to export: a directory that `train` wrote, or a name from the list",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="where the exported checkpoint goes; may be CHECKPOINT",
+        help="directory for the exported checkpoint; may be CHECKPOINT",
     )
 
 
@@ -46,15 +46,15 @@ def run(args: argparse.Namespace) -> Output:
 
 
 def _export(args: argparse.Namespace) -> Output:
-    from tvm_costmodel.predictor import checkpoint_path
+    from tvm_costmodel.predictors.loading import checkpoint_path
 
     if not args.checkpoint or not args.output:
         raise ConfigError(
-            "name a checkpoint and where it goes: `tvm-costmodel models export CHECKPOINT -o DIR`"
+            "name a checkpoint and an output: `tvm-costmodel models export CHECKPOINT -o DIR`"
         )
     path = checkpoint_path(args.checkpoint)
     try:
-        from tvm_costmodel.training.onnx_export import OPSET, export_checkpoint
+        from tvm_costmodel.predictors.onnx_export import OPSET, export_checkpoint
     except ImportError as error:
         raise MissingDependencyError(
             f"exporting needs PyTorch ({error}): pip install torch onnx onnxscript onnxruntime"
@@ -75,8 +75,8 @@ def _export(args: argparse.Namespace) -> Output:
 
 
 def _list() -> Output:
-    from tvm_costmodel.predictor import zoo
-    from tvm_costmodel.training.registry import REGISTRY
+    from tvm_costmodel.predictors.loading import zoo
+    from tvm_costmodel.predictors.registry import REGISTRY
 
     entries = [(entry, entry.card) for entry in zoo()]
     checkpoints = [

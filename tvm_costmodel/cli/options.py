@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NoReturn
 
+from tvm_costmodel.compilers.registry import COMPILERS, DEFAULT_COMPILER
 from tvm_costmodel.errors import ConfigError
-
-LABEL_PIPELINES: Mapping[str, Mapping[str, Any] | None] = {
-    "relax": None,
-    "relay": {"random_constants": True},
-}
-"""How a compiler builds what is measured alone: a Relay build spends most of its time on the values
-of weights, which latency does not depend on."""
 
 
 def add_model(parser: argparse.ArgumentParser, many: bool = False, compiled: bool = False) -> None:
@@ -46,28 +40,14 @@ def add_compiler(parser: argparse.ArgumentParser) -> None:
     """Adds ``--compiler``."""
     parser.add_argument(
         "--compiler",
-        choices=("relax", "relay"),
-        default="relax",
+        choices=tuple(COMPILERS),
+        default=DEFAULT_COMPILER,
         help="relay: read and compile with Relay, in an environment whose TVM has it",
     )
 
 
-def require_compiler(name: str) -> None:
-    """Refuses a compiler that the installed TVM does not have.
-
-    Raises:
-        MissingDependencyError: The message names what is installed and where the other one is.
-    """
-    from tvm_costmodel.frontends.tvm_generation import require_relax, require_relay
-
-    if name == "relay":
-        require_relay()
-    else:
-        require_relax()
-
-
 def add_board(parser: argparse.ArgumentParser) -> None:
-    """Adds where labels are taken: cores and threads of this machine, or a board's tracker."""
+    """Adds the options of where to measure: cores and threads, or a board's tracker and key."""
     parser.add_argument(
         "--cores",
         type=core_list,
@@ -77,6 +57,28 @@ def add_board(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of a network")
     parser.add_argument("--tracker", metavar="HOST:PORT", help="TVM RPC tracker of the board")
     parser.add_argument("--key", metavar="KEY", help="the board's key at the tracker")
+
+
+class _RenamedOption(argparse.Action):
+    """Stops with one line that names the option to use instead."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, instead: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", default=dest, help=argparse.SUPPRESS)
+        self._instead = instead
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        parser.error(f"{option_string} is now {self._instead}")
+
+
+def renamed_option(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Makes the option ``old`` exit with 2 and one line that names ``new``; ``--help`` hides it."""
+    parser.add_argument(old, action=_RenamedOption, dest=argparse.SUPPRESS, instead=new)
 
 
 def positive_int(text: str) -> int:

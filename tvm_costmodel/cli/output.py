@@ -1,4 +1,4 @@
-"""What a command hands back, and how it is printed."""
+"""The result of a command, and how it is printed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Output:
     """The result of one command.
 
     Attributes:
-        fields: The JSON object; keys as the command's contract names them, latencies in ms.
-        text: The same for people.
+        fields: The JSON object that the command documents; latencies in ms.
+        text: The same as text for people.
         exit_code: 0, or 1 when part of the work failed.
     """
 
@@ -25,14 +25,14 @@ class Output:
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    """Lays rows out as a plain table; numbers come formatted by the caller."""
+    """Formats rows as a plain table; the caller formats the numbers."""
     from tabulate import tabulate
 
     return str(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
 
 
 def named_rows(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Fields as rows of (name, value); lists are joined, numbers cut to four digits."""
+    """Fields as rows of (name, value); lists become one text, numbers have four figures."""
 
     def shown(value: Any) -> str:
         if isinstance(value, (list, tuple)):
@@ -43,7 +43,7 @@ def named_rows(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A latency in s as text in ms with four significant digits; ``-`` where there is none."""
+    """A latency in s as text in ms with four significant figures; ``-`` where there is none."""
     return "-" if seconds is None else f"{seconds * 1e3:.4g}"
 
 

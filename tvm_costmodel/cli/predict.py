@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.cli.options import (
-    LABEL_PIPELINES,
     add_compiler,
     add_device,
     add_model,
     parse_shapes,
 )
 from tvm_costmodel.cli.output import Output, milliseconds, named_rows, table
+from tvm_costmodel.compilers.registry import known_compiler
 from tvm_costmodel.errors import ConfigError, MeasurementError
 
 if TYPE_CHECKING:
     from tvm_costmodel.frontends import LoadedModel
-    from tvm_costmodel.graph import OpGraph
-    from tvm_costmodel.predictor import Estimate
+    from tvm_costmodel.graph.op_graph import OpGraph
+    from tvm_costmodel.predictors.loading import Estimate
     from tvm_costmodel.profiling.devices import Device
-    from tvm_costmodel.profiling.measurement import Measurement
+    from tvm_costmodel.profiling.measuring.record import Measurement
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "checkpoints that `tvm-costmodel models export` wrote",
     )
     parser.add_argument(
-        "--store", metavar="DB", help="answer from this store when it holds the graph"
+        "--store", metavar="DB", help="answer with a measured latency when this store has the graph"
     )
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="also compile and measure the model, into --store when one is given, and set every "
-        "shipped predictor beside the measurement",
+        help="also compile and measure the model, into --store when one is given, and compare "
+        "every shipped predictor with the measurement",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a graph with unknown operators"
@@ -66,15 +66,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Output:
     """Answers from the store, from a measurement, or from a predictor."""
-    from tvm_costmodel.frontends import load_model, load_relay_model
     from tvm_costmodel.profiling.devices import resolve_device
 
     device = resolve_device(args.device).with_compiler(args.compiler)
     shapes = parse_shapes(args.shape)
-    load = load_relay_model if args.compiler == "relay" else load_model
-    model = load(args.model, shapes)
+    model = known_compiler(args.compiler).load_model(args.model, shapes)
     if args.measure:
-        return _beside_measurement(args, device, model.graph, _measure(args, device, model, shapes))
+        return _compared_with_measurement(
+            args, device, model.graph, _measure(args, device, model, shapes)
+        )
     stored = _stored(args.store, device, model.graph) if args.store else None
     if stored is not None:
         return _answer(_measured_fields(stored, model.graph), args.model)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> Output:
 
 
 def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
-    from tvm_costmodel.profiling.store import Store
+    from tvm_costmodel.profiling.store.store import Store
 
     if not Path(store).exists():
         raise ConfigError(f"store {store} does not exist; make one with `tvm-costmodel profile`")
@@ -92,23 +92,24 @@ def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
 
 
 def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estimate:
-    from tvm_costmodel.predictor import load_predictor, zoo
-    from tvm_costmodel.training.registry import DECIDED
+    from tvm_costmodel.predictors.loading import load_predictor, zoo
+    from tvm_costmodel.predictors.registry import DECISION_AWARE
+    from tvm_costmodel.profiling.devices import without_compiler
 
-    place = device.name
-    if not args.checkpoint and all(entry.device != place for entry in zoo()):
-        place = place.removesuffix("-relay")  # the answer names the device that it is for
-        if place != device.name:
+    name = device.name
+    if not args.checkpoint and all(entry.device != name for entry in zoo()):
+        name = without_compiler(name)  # the answer names the device that it is for
+        if name != device.name:
             logger.warning(
                 "no predictor ships for %s: this is Relax's latency on %s; train one on labels of "
                 "`profile --compiler relay` and give it as --checkpoint",
                 device.name,
-                place,
+                name,
             )
-    predictor = load_predictor(args.checkpoint or place, device=place, engine=args.engine)
-    if predictor.name in DECIDED:
+    predictor = load_predictor(args.checkpoint or name, device=name, engine=args.engine)
+    if predictor.name in DECISION_AWARE:
         raise ConfigError(
-            f"{predictor.name} tells decisions about a network apart, for `tvm-costmodel tune`; "
+            f"{predictor.name} predicts the effect of decisions, for `tvm-costmodel tune`; "
             "predict with another predictor of `tvm-costmodel models`"
         )
     return predictor.predict(graph, strict=args.strict)
@@ -122,7 +123,7 @@ def _measure(
 ) -> Measurement:
     from tvm_costmodel.profiling.profiler import Profiler
     from tvm_costmodel.profiling.sources import FileSource
-    from tvm_costmodel.profiling.store import Store
+    from tvm_costmodel.profiling.store.store import Store
 
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(args.store or Path(scratch) / "measurements.db")
@@ -130,9 +131,9 @@ def _measure(
             profiler = Profiler(
                 device,
                 store,
-                pipeline=LABEL_PIPELINES[args.compiler],
+                pipeline=known_compiler(args.compiler).label_pipeline,
                 progress=False,
-                compiler=f"tvm_costmodel.compilers.{args.compiler}",
+                compiler=args.compiler,
             )
             source = FileSource(args.model, shapes, compiler=args.compiler)
             summary = profiler.run([source])
@@ -145,19 +146,19 @@ def _measure(
     return row
 
 
-def _beside_measurement(
+def _compared_with_measurement(
     args: argparse.Namespace, device: Device, graph: OpGraph, row: Measurement
 ) -> Output:
-    """The device's shipped predictors (all, where it has none) or the one asked for, measured."""
-    from tvm_costmodel.predictor import load_predictor, zoo
-    from tvm_costmodel.training.registry import DECIDED
+    """Compares the given predictor, or the device's shipped ones (all where it has none)."""
+    from tvm_costmodel.predictors.loading import load_predictor, zoo
+    from tvm_costmodel.predictors.registry import DECISION_AWARE
 
-    of_networks = [entry for entry in zoo() if entry.predictor not in DECIDED]
+    of_networks = [entry for entry in zoo() if entry.predictor not in DECISION_AWARE]
     shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
     names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)
     names = [args.checkpoint] if args.checkpoint else names
-    wanted = device.name if args.checkpoint else None
-    loaded = [load_predictor(name, device=wanted, engine=args.engine) for name in names]
+    own_device = device.name if args.checkpoint else None
+    loaded = [load_predictor(name, device=own_device, engine=args.engine) for name in names]
     estimates = [predictor.predict(graph, strict=args.strict) for predictor in loaded]
     measured_s = row.latency_s or math.nan
     compared = [
@@ -186,7 +187,7 @@ def _beside_measurement(
         text += f"\nthe predictions are for {', '.join(others)}, not for {device.name}; "
         text += "`tvm-costmodel profile` and `train` make a predictor of this device"
     if row.timing is not None and not row.timing.quiet:
-        text += f"\nthe machine was not quiet while measuring: {row.timing.why_noisy}"
+        text += f"\nnoisy: {row.timing.why_noisy}"
     return Output(_measured_fields(row, graph) | {"compared": compared}, text)
 
 

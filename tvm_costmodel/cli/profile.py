@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_costmodel.cli.options import (
-    LABEL_PIPELINES,
     add_board,
     add_compiler,
     add_device,
@@ -17,16 +16,17 @@ from tvm_costmodel.cli.options import (
     parse_shapes,
     positive_float,
     positive_int,
-    require_compiler,
+    renamed_option,
 )
 from tvm_costmodel.cli.output import Output, milliseconds, table
+from tvm_costmodel.compilers.registry import known_compiler
 from tvm_costmodel.errors import ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     from tvm_costmodel.profiling.devices import Device
-    from tvm_costmodel.profiling.profiler import ProfileSummary, SourceResult
+    from tvm_costmodel.profiling.outcome import ProfileSummary, SourceResult
     from tvm_costmodel.profiling.sources import Source
-    from tvm_costmodel.profiling.store import Store
+    from tvm_costmodel.profiling.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -48,30 +48,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--count", type=positive_int, metavar="N", help=f"networks of the suite ({DEFAULT_COUNT})"
     )
     parser.add_argument(
-        "--families", default="", metavar="A,B", help="take these families of the suite alone"
+        "--families", default="", metavar="A,B", help="only these families of the suite"
     )
     parser.add_argument(
         "--seed",
         type=int,
-        help="which networks the suite draws (0; with --choose 1, since the shipped predictors "
+        help="seed of the suite's networks (0; 1 with --select, since the shipped predictors "
         "learned from those of 0)",
     )
-    _add_choice(parser)
+    _add_selection(parser)
     parser.add_argument("--minutes", type=positive_float, metavar="M", help="stop after this time")
     parser.add_argument(
         "--variants",
         type=positive_int,
         metavar="N",
-        help="measure each network under N drawn graph-level decisions too, for tuning",
+        help="also measure each network under N random graph-level decisions, for tuning",
     )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
+    remeasure = parser.add_mutually_exclusive_group()
+    remeasure.add_argument(
         "--remeasure-stale",
         action="store_true",
-        help="measure again what an older pipeline, schedule rule or protocol measured",
+        help="measure again the labels of an older pipeline, schedule rule or protocol",
     )
-    again.add_argument(
-        "--remeasure-noisy", action="store_true", help="measure again what never got quiet"
+    remeasure.add_argument(
+        "--remeasure-noisy", action="store_true", help="measure again the labels that stayed noisy"
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="try networks again that failed before"
@@ -85,40 +85,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_choice(parser: argparse.ArgumentParser) -> None:
+def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a new device from few measurements")
     group.add_argument(
-        "--choose",
+        "--select",
         type=positive_int,
         metavar="N",
-        help="measure N of the networks alone, those that `tvm-costmodel calibrate` learns most "
+        help="measure only N of the networks, those that `tvm-costmodel calibrate` learns most "
         "from (5 to 50); ones that the predictor was trained on are left out",
     )
     group.add_argument(
-        "--for",
+        "--calibrate-for",
         dest="checkpoint",
         metavar="CHECKPOINT",
         help="the predictor that will be calibrated: a name from `tvm-costmodel models`, or a "
         "directory that `train` wrote",
     )
     group.add_argument(
-        "--rule",
+        "--strategy",
         choices=("informative", "spread", "random"),
-        help="how to choose: informative (default), what takes most off the uncertainty of all the "
-        "others; spread, evenly over predicted latencies; random",
+        help="how to select: informative (default), the networks that reduce the uncertainty of "
+        "all others most; spread, evenly over predicted latencies; random",
     )
+    for old, new in (
+        ("--choose", "--select"),
+        ("--for", "--calibrate-for"),
+        ("--rule", "--strategy"),
+    ):
+        renamed_option(parser, old, new)
 
 
 def run(args: argparse.Namespace) -> Output:
     """Measures; exit code 1 when nothing could be measured, 130 when interrupted."""
-    from tvm_costmodel.profiling.dataset import export_dataset, import_dataset
     from tvm_costmodel.profiling.devices import choose_device
-    from tvm_costmodel.profiling.store import Store
-    from tvm_costmodel.profiling.variants import export_variants
+    from tvm_costmodel.profiling.label_files.networks import export_dataset, import_dataset
+    from tvm_costmodel.profiling.label_files.variants import export_variants
+    from tvm_costmodel.profiling.store.store import Store
 
     if args.variants and (args.remeasure_stale or args.remeasure_noisy):
-        raise ConfigError("--variants measures anew; leave out --remeasure-stale and -noisy")
-    _require_choice(args)
+        raise ConfigError(
+            "--variants cannot be combined with --remeasure-stale or --remeasure-noisy"
+        )
+    _check_selection(args)
     sources = _sources(args)
     measures = bool(sources or args.remeasure_stale or args.remeasure_noisy)
     if not (measures or args.labels or args.export):
@@ -127,13 +135,13 @@ def run(args: argparse.Namespace) -> Output:
             "--import FILE or --export FILE"
         )
     if measures:
-        require_compiler(args.compiler)
+        known_compiler(args.compiler).require()
     device = choose_device(args.device, args.tracker, args.key, args.threads)
     device = device.with_compiler(args.compiler)
-    if args.choose:
-        sources = _chosen(args, sources, device)
+    if args.select:
+        sources = _select(args, sources, device)
     with Store(args.store, write=measures or bool(args.labels)) as store:
-        moved = {}
+        moved: dict[str, int] = {}
         if args.labels:
             moved["imported"] = import_dataset(store, args.labels)
         summary = _measure(args, store, device, sources) if measures else None
@@ -150,12 +158,12 @@ def run(args: argparse.Namespace) -> Output:
 def _measure(
     args: argparse.Namespace, store: Store, device: Device, sources: Sequence[Source]
 ) -> ProfileSummary:
-    from tvm_costmodel.profiling.measurement import MeasurementConfig
+    from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+    from tvm_costmodel.profiling.paired_profiler import PairedProfiler
     from tvm_costmodel.profiling.profiler import Profiler
-    from tvm_costmodel.profiling.trials import TrialProfiler
 
-    kind = TrialProfiler if args.variants else Profiler
-    pipeline = LABEL_PIPELINES[args.compiler]
+    kind = PairedProfiler if args.variants else Profiler
+    pipeline = known_compiler(args.compiler).label_pipeline
     profiler = kind(
         device,
         store,
@@ -164,13 +172,13 @@ def _measure(
         cores=args.cores,
         retry_failed=args.retry_failed,
         progress=not args.quiet,
-        compiler=f"tvm_costmodel.compilers.{args.compiler}",
+        compiler=args.compiler,
     )
-    if isinstance(profiler, TrialProfiler):
-        from tvm_costmodel.tuning.variant_labels import measure_variants
+    if isinstance(profiler, PairedProfiler):
+        from tvm_costmodel.tuning.learning.collect_variants import measure_variants
 
         limits = (args.variants, args.minutes)
-        compare = pipeline is None  # otherwise built for the sake of timing alone
+        compare = pipeline is None  # other pipelines build for timing only
         return measure_variants(profiler, sources, *limits, compiler=args.compiler, compare=compare)
     if args.remeasure_stale:
         return profiler.remeasure_stale(minutes=args.minutes)
@@ -179,40 +187,41 @@ def _measure(
     return profiler.run(sources, minutes=args.minutes)
 
 
-def _chosen(args: argparse.Namespace, sources: Sequence[Source], device: Device) -> list[Source]:
-    from tvm_costmodel.predictor import load_predictor
-    from tvm_costmodel.training.new_device import choose_sources
+def _select(args: argparse.Namespace, sources: Sequence[Source], device: Device) -> list[Source]:
+    from tvm_costmodel.predictors.loading import load_predictor
+    from tvm_costmodel.transfer.workflow import choose_sources
 
     return choose_sources(
         load_predictor(args.checkpoint).regressor,
         sources,
-        args.choose,
+        args.select,
         device.name,
-        rule=args.rule or "informative",
+        strategy=args.strategy or "informative",
         seed=_seed(args),
         progress=not args.quiet,
     )
 
 
 def _seed(args: argparse.Namespace) -> int:
-    return int(bool(args.choose)) if args.seed is None else args.seed
+    return int(bool(args.select)) if args.seed is None else args.seed
 
 
-def _require_choice(args: argparse.Namespace) -> None:
-    if args.choose and not args.checkpoint:
+def _check_selection(args: argparse.Namespace) -> None:
+    if args.select and not args.checkpoint:
         raise ConfigError(
-            "--choose is for a predictor that will be calibrated; name it, for instance --for "
+            "--select needs the predictor that will be calibrated, for instance --calibrate-for "
             "cpu-x86-avx512/roofline_former (`tvm-costmodel models` lists the shipped ones)"
         )
-    if args.choose and not (args.model or args.suite):
-        raise ConfigError("--choose needs networks to choose from: MODEL files or --suite default")
-    if (args.checkpoint or args.rule) and not args.choose:
-        raise ConfigError("--for and --rule say how to choose; add --choose N, for instance 10")
+    if args.select and not (args.model or args.suite):
+        raise ConfigError("--select needs networks to select from: MODEL files or --suite default")
+    if (args.checkpoint or args.strategy) and not args.select:
+        raise ConfigError(
+            "--calibrate-for and --strategy need --select N, for instance --select 10"
+        )
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
-    from tvm_costmodel.profiling.sources import FileSource
-    from tvm_costmodel.profiling.workloads import suite
+    from tvm_costmodel.profiling.sources import FileSource, suite
 
     for path in args.model:
         if not Path(path).is_file():
@@ -226,12 +235,12 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         families = args.families.split(",") if args.families else []
         sources += suite(args.suite, count, _seed(args), args.compiler, families)
     elif args.families:
-        raise ConfigError("--families chooses from a suite; add --suite default")
+        raise ConfigError("--families needs a suite; add --suite default")
     return sources
 
 
 def _moved_output(args: argparse.Namespace, device: Device, moved: dict[str, int]) -> Output:
-    """What importing and exporting alone did."""
+    """The output where labels were only imported or exported."""
     fields = {"measured": 0, "reused": 0, "failed": 0, "store": args.store, "device": device.name}
     return Output(fields | moved, _moved_text(moved))
 
@@ -269,7 +278,7 @@ def _output(summary: ProfileSummary, moved: dict[str, int]) -> Output:
     text = table(rows, ("family", "graph", "status", "ms", ""))
     text += (
         f"\n{summary.measured} measured, {summary.reused} reused, {summary.failed} failed in "
-        f"{summary.seconds:.0f} s; {summary.store} holds them"
+        f"{summary.seconds:.0f} s; stored in {summary.store}"
     )
     text = "\n".join(filter(None, (text, _moved_text(moved))))
     return Output(fields | moved, text, _exit_code(summary))

@@ -1,4 +1,4 @@
-"""``train``: a predictor from measured labels."""
+"""``train``: trains a predictor on measured labels."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from tvm_costmodel.cli.options import add_labels
+from tvm_costmodel.cli.options import add_labels, renamed_option
 from tvm_costmodel.cli.output import Output, named_rows, table
 from tvm_costmodel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_costmodel.training.train import TrainingSummary
-    from tvm_costmodel.tuning.training import DecisionTrainingSummary
+    from tvm_costmodel.predictors.train import TrainingSummary
+    from tvm_costmodel.tuning.learning.train_on_variants import DecisionTrainingSummary
 
 HELP = "train a predictor on measured labels and write a checkpoint"
 
@@ -29,53 +29,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the training")
     parser.add_argument(
         "--variants",
         metavar="FILE",
-        help="learn how decisions differ, from a store or .jsonl.xz file of `profile --variants`; "
-        "--store then adds networks that were measured undecided",
+        help="learn how decisions change latency, from a store or .jsonl.xz file of "
+        "`profile --variants`; --store then adds networks with only their default build",
     )
     parser.add_argument(
-        "--start",
+        "--init-from",
         metavar="CHECKPOINT",
-        help="with --variants of Relay: begin relay_kernel_former at this kernel former of Relax",
+        help="with --variants of Relay: initialise relay_kernel_former from this kernel_former of "
+        "Relax",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from an interrupted training")
+    renamed_option(parser, "--start", "--init-from")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="change the recipe, for instance epochs=100; may be repeated",
+        help="change a training setting, for instance epochs=100; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> Output:
     """Trains on 80 % of the labels, chooses the epoch on 10 % and reports on 10 %."""
-    from tvm_costmodel.training.labels import LabelledGraphs
-    from tvm_costmodel.training.registry import build_regressor
-    from tvm_costmodel.training.train import train
+    from tvm_costmodel.predictors.registry import build_regressor
+    from tvm_costmodel.predictors.train import train
+    from tvm_costmodel.profiling.label_files.networks import read_labels
+    from tvm_costmodel.training.dataset import LabelledGraphs
 
     settings = dict(map(_setting, args.set))
     build_regressor(args.predictor, args.seed, settings)  # is refused before the labels are read
     if not (args.store or args.variants):
         raise ConfigError("give labels to learn from: --store DB, or --variants FILE")
-    if args.start and not args.variants:
-        raise ConfigError("--start is for relay_kernel_former, which learns from --variants FILE")
-    labels = LabelledGraphs.from_file(args.store, args.device) if args.store else None
-    how: dict[str, Any] = {"seed": args.seed, "resume": args.resume, "settings": settings}
+    if args.init_from and not args.variants:
+        raise ConfigError(
+            "--init-from is for relay_kernel_former, which learns from --variants FILE"
+        )
+    labels = LabelledGraphs.of(read_labels(args.store, args.device)) if args.store else None
+    options: dict[str, Any] = {"seed": args.seed, "resume": args.resume, "settings": settings}
     summary: TrainingSummary | DecisionTrainingSummary
     if args.variants:
-        from tvm_costmodel.profiling.variants import read_variants
-        from tvm_costmodel.tuning.training import train_on_variants
+        from tvm_costmodel.profiling.label_files.variants import read_variants
+        from tvm_costmodel.tuning.learning.train_on_variants import train_on_variants
 
         variants = read_variants(args.variants, args.device)
-        how |= {"labels": labels, "start": args.start}
-        summary = train_on_variants(variants, args.predictor, args.output, **how)
+        options |= {"labels": labels, "init_from": args.init_from}
+        summary = train_on_variants(variants, args.predictor, args.output, **options)
     else:
         assert labels is not None
-        summary = train(labels, args.predictor, args.output, **how)
+        summary = train(labels, args.predictor, args.output, **options)
     fields = summary.to_dict()
     return Output(fields, table(named_rows(fields), ("", args.predictor)))
 

@@ -1,4 +1,4 @@
-"""``tune``: graph-level decisions for a network, found with a predictor and a few measurements."""
+"""``tune``: finds graph-level decisions for a network with a predictor and a few measurements."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tvm_costmodel.cli.options import (
     parse_shapes,
     positive_float,
     positive_int,
+    renamed_option,
 )
 from tvm_costmodel.cli.output import Output
 
@@ -40,20 +41,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--store", metavar="DB", help="store to measure into (default: DIR/measurements.db)"
     )
     parser.add_argument(
-        "--again", action="store_true", help="tune anew what was decided and measured already"
+        "--force", action="store_true", help="tune and measure anew what the store has already"
     )
+    renamed_option(parser, "--again", "--force")
 
 
 def _add_budgets(parser: argparse.ArgumentParser) -> None:
-    from tvm_costmodel.tuning.search import BUDGET
-    from tvm_costmodel.tuning.settings import MEASURE
+    from tvm_costmodel.tuning.config import MEASURE
+    from tvm_costmodel.tuning.search.search import BUDGET
 
     parser.add_argument(
         "--measure",
         type=positive_int,
         default=MEASURE,
         metavar="K",
-        help=f"candidates to measure at most, the default beside them ({MEASURE})",
+        help=f"candidates to measure at most, besides the default ({MEASURE})",
     )
     parser.add_argument(
         "--candidates",
@@ -71,13 +73,13 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    from tvm_costmodel.tuning.search import STRATEGIES
+    from tvm_costmodel.tuning.search.search import STRATEGIES
 
     scorer = parser.add_mutually_exclusive_group()
     scorer.add_argument(
         "--predictor",
         metavar="P",
-        help="what scores candidates: a name from `tvm-costmodel models`, or random "
+        help="predictor that scores candidates: a name from `tvm-costmodel models`, or random "
         "(default: the shipped one of the device)",
     )
     scorer.add_argument("--checkpoint", metavar="DIR", help="the same: a directory of `train`")
@@ -87,7 +89,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapt", action="store_true", help="learn from each round before the next"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search")
 
 
 def run(args: argparse.Namespace) -> Output:
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> Output:
         seed=args.seed,
         shapes=parse_shapes(args.shape),
         cores=args.cores,
-        again=args.again,
+        force=args.force,
         progress=not args.quiet,
     )
     artifact = str(result.artifact(args.output))

@@ -1,4 +1,4 @@
-"""The compact arrays that a walk over a function of TVM leaves behind.
+"""The compact arrays that a walk over a function of TVM fills.
 
 The native walk and its Python twin fill the same arrays in the same order, so that parity is plain
 equality and everything after the walk is written once.
@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 
 WALK_VERSION = 1
-"""Of the arrays and of what a walk puts into them; raise it together with ``kWalkVersion`` in
+"""Version of the arrays and their content; raise it together with ``kWalkVersion`` in
 ``csrc/graph_arrays.h``, so that a native library from before the change is not used."""
 
 NONE, INT, BOOL, FLOAT, STRING, TUPLE = range(6)
 """Kinds of an attribute's tokens. A tuple's value is its length and its items follow."""
 
 WEIGHT = -1
-"""Stands where an operand's producer would: the operand is a constant, and the second number is
-the id of its type."""
+"""Producer of an operand that is a constant; the operand's second number is then its type's id."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,19 @@ class GraphArraysBuilder:
         return len(self._names)
 
     def string(self, text: str) -> int:
-        """Id of a string, new or known."""
+        """Id of a string, which is added where it is new."""
         return self._strings.setdefault(text, len(self._strings))
 
     def type(self, dtype: str, shape: tuple[int, ...]) -> int:
-        """Id of a type, new or known."""
+        """Id of a type, which is added where it is new."""
         key = (self.string(dtype), shape)
-        known = self._types.get(key)
-        if known is None:
-            known = self._types[key] = len(self._types)
+        type_id = self._types.get(key)
+        if type_id is None:
+            type_id = self._types[key] = len(self._types)
             self._columns["type_dtype"].append(key[0])
             self._columns["dim"].extend(shape)
             self._columns["dim_start"].append(len(self._columns["dim"]))
-        return known
+        return type_id
 
     def operator(
         self,

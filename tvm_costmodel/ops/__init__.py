@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tvm_costmodel.ops.aliases import canonical_name
 from tvm_costmodel.ops.catalogue import ANNOTATIONS, CATALOGUE, CATEGORIES, OpSpec
 from tvm_costmodel.ops.cost import OpCost, operator_cost
-from tvm_costmodel.ops.names import canonical_name
 
 __all__ = [
     "ANNOTATIONS",

@@ -30,7 +30,7 @@ CATEGORIES = (
 
 @dataclass(frozen=True)
 class OpSpec:
-    """What is known of one operator.
+    """Catalogue entry of one operator.
 
     Attributes:
         name: Canonical name.
@@ -39,7 +39,7 @@ class OpSpec:
             weights, on any operator whose weights do not follow all its activations).
         flops_per_element: Floating-point operations per output element for elementwise,
             activation and normalisation operators, per input element for reductions; a
-            transcendental function counts as 4. Convolutions, matrix products, attention and
+            transcendental function counts as 4. Convolutions, matmuls, attention and
             pooling have formulas of their own in `operator_cost`.
         is_view: Whether compilers turn it into another view of the same memory, so that it moves
             no bytes.

@@ -1,16 +1,49 @@
-"""What one operator costs on paper: arithmetic and bytes, from its attributes and types alone."""
+"""Theoretical cost of one operator: arithmetic and bytes, from its attributes and types alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tvm_costmodel.ops.catalogue import CATALOGUE, OpSpec
 
-if TYPE_CHECKING:
-    from tvm_costmodel.graph import Operator, OpGraph, TensorType
+
+class TensorLike(Protocol):
+    """Properties of a tensor type that costs depend on (see `tvm_costmodel.graph.TensorType`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents; negative where unknown until run time."""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes densely packed."""
+
+
+class OperatorLike(Protocol):
+    """Properties of an operator that its cost depends on (see `tvm_costmodel.graph.Operator`)."""
+
+    @property
+    def op(self) -> str:
+        """Canonical name."""
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Canonical attributes."""
+
+    @property
+    def outputs(self) -> Sequence[TensorLike]:
+        """Types of its results."""
+
+    @property
+    def weights(self) -> Sequence[TensorLike]:
+        """Types of its constant operands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +52,7 @@ class OpCost:
 
     Attributes:
         flops: Floating-point operations; a multiply-accumulate counts as 2.
-        macs: Multiply-accumulates of convolutions, matrix products and attention.
+        macs: Multiply-accumulates of convolutions, matmuls and attention.
         read_bytes: Bytes of activations read; what a slice or a lookup does not touch is left out.
         weight_bytes: Bytes of constants read.
         written_bytes: Bytes of results.
@@ -37,17 +70,19 @@ class OpCost:
         return self.read_bytes + self.weight_bytes + self.written_bytes
 
 
-def operator_cost(graph: OpGraph, i: int) -> OpCost:
-    """Cost of operator ``i`` of a graph.
+def operator_cost(operator: OperatorLike, inputs: Sequence[TensorLike]) -> OpCost:
+    """Cost of one operator.
+
+    Args:
+        operator: The operator.
+        inputs: Types of the activations that it reads, in argument order.
 
     A dynamic dimension counts as 1. An operator unknown to the catalogue moves its bytes and does
     no arithmetic; inputs and views cost nothing.
     """
-    operator = graph.operators[i]
     spec = CATALOGUE.get(operator.op)
     if operator.op in ("input", "constant") or (spec is not None and spec.is_view):
         return OpCost()
-    inputs = graph.input_types(i)
     macs, flops = _arithmetic(spec, operator, inputs) if spec is not None else (0, 0)
     written = sum(t.bytes for t in operator.outputs)
     read = sum(t.bytes for t in inputs)
@@ -62,7 +97,7 @@ _TOUCH_ONLY_RESULT = frozenset(
 )
 
 
-def _touched(operator: Operator, inputs: Sequence[TensorType], written: int) -> tuple[int, int]:
+def _touched(operator: OperatorLike, inputs: Sequence[TensorLike], written: int) -> tuple[int, int]:
     """(activation, weight) bytes of a lookup: as much of its table as it returns, all indices."""
     positions = operator.attrs.get("weight_positions", ())
     table_is_weight = not inputs or (isinstance(positions, tuple) and 0 in positions)
@@ -76,7 +111,9 @@ def _touched(operator: Operator, inputs: Sequence[TensorType], written: int) -> 
     return read_bytes, sum(t.bytes for t in weights) + (touched if table_is_weight else 0)
 
 
-def _arithmetic(spec: OpSpec, operator: Operator, inputs: Sequence[TensorType]) -> tuple[int, int]:
+def _arithmetic(
+    spec: OpSpec, operator: OperatorLike, inputs: Sequence[TensorLike]
+) -> tuple[int, int]:
     """(macs, flops) of a catalogued operator."""
     out = operator.outputs[0].elements if operator.outputs else 0
     if spec.category in ("convolution", "matmul"):
@@ -94,7 +131,7 @@ def _arithmetic(spec: OpSpec, operator: Operator, inputs: Sequence[TensorType]) 
     return 0, spec.flops_per_element * out
 
 
-def _convolution_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _convolution_macs(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     """Out elements x kernel x input channels per group; transposed, in x kernel x out."""
     attrs = operator.attrs
     window = math.prod(_ints(attrs.get("kernel", ())))
@@ -105,19 +142,19 @@ def _convolution_macs(operator: Operator, inputs: Sequence[TensorType], out: int
     return out * window * _int(attrs.get("in_channels", 1)) // groups
 
 
-def _dense_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _dense_macs(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     return out * _int(operator.attrs.get("in_features", 1))
 
 
-def _matmul_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _matmul_macs(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     return out * _int(operator.attrs.get("k", 1))
 
 
-def _outer_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _outer_macs(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     return out
 
 
-def _einsum_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _einsum_macs(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     """Product of the extents of all index letters, as a direct loop nest would run."""
     subscripts = str(operator.attrs.get("subscripts", "")).replace(" ", "").split("->")[0]
     operands = [*inputs, *operator.weights]
@@ -129,7 +166,7 @@ def _einsum_macs(operator: Operator, inputs: Sequence[TensorType], out: int) -> 
     return math.prod(extents.values())
 
 
-_MACS: dict[str, Callable[[Operator, Sequence[TensorType], int], int]] = {
+_MACS: dict[str, Callable[[OperatorLike, Sequence[TensorLike], int], int]] = {
     "dense": _dense_macs,
     "matmul": _matmul_macs,
     "outer": _outer_macs,
@@ -137,7 +174,7 @@ _MACS: dict[str, Callable[[Operator, Sequence[TensorType], int], int]] = {
 }
 
 
-def _attention(operator: Operator, inputs: Sequence[TensorType]) -> tuple[int, int]:
+def _attention(operator: OperatorLike, inputs: Sequence[TensorLike]) -> tuple[int, int]:
     """Query [B, Sq, H, D], key [B, Sk, H, D], value [B, Sk, H, Dv]: QK', softmax, PV."""
     operands = [*inputs, *operator.weights]
     if len(operands) < 3 or any(len(t.shape) != 4 for t in operands[:3]):
@@ -150,14 +187,14 @@ def _attention(operator: Operator, inputs: Sequence[TensorType]) -> tuple[int, i
     return macs, 2 * macs + softmax * scores
 
 
-def _pooling_flops(operator: Operator, inputs: Sequence[TensorType], out: int) -> int:
+def _pooling_flops(operator: OperatorLike, inputs: Sequence[TensorLike], out: int) -> int:
     """One operation per element of each window; adaptive windows tile their input."""
     if operator.op.startswith("adaptive"):
         return _largest(operator, inputs)
     return out * math.prod(_ints(operator.attrs.get("kernel", ())))
 
 
-def _largest(operator: Operator, inputs: Sequence[TensorType]) -> int:
+def _largest(operator: OperatorLike, inputs: Sequence[TensorLike]) -> int:
     return max((t.elements for t in (*inputs, *operator.weights)), default=0)
 
 

@@ -1,4 +1,4 @@
-"""The model of schedules as the cost model of auto_scheduler's search.
+"""The schedule model as the cost model of auto_scheduler's search.
 
 model = AutoSchedulerCostModel()
 model.pretrain_from_files(["earlier.json"])
@@ -23,53 +23,53 @@ from tvm.auto_scheduler.feature import (
 from tvm.auto_scheduler.measure_record import RecordReader
 
 from tvm_costmodel.errors import ModelFileError
-from tvm_costmodel.schedules.features import Features, lowered
 from tvm_costmodel.schedules.ranker import MeasuredTask, ScheduleRanker
+from tvm_costmodel.schedules.statement_features import Features, lowered
 
-_Measured = dict[str, tuple[list[Features], list[float]]]
+Measurements = dict[str, tuple[list[Features], list[float]]]
 """Features and seconds of candidates by the key of their task."""
 
 
 class AutoSchedulerCostModel(PythonBasedModel):
     """Ranks the states of auto_scheduler's tasks.
 
-    One model serves all tasks of a `TaskScheduler`: what it learned from earlier logs is common,
-    what a search measures is learned for each task apart.
+    One model serves all tasks of a `TaskScheduler`: it learns from earlier logs for all of them,
+    and from a search's measurements for each task separately.
 
     Args:
-        ranker: Learned from earlier tasks, or not; a new one by default.
-        seed: Of a new one, and of scores while nothing has been learned.
+        ranker: A ranker that may have learned from earlier tasks; a new one by default.
+        seed: Seed of a new ranker, and of random scores while nothing has been learned.
     """
 
     def __init__(self, ranker: ScheduleRanker | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.start = ranker or ScheduleRanker(seed=seed)
+        self.base = ranker or ScheduleRanker(seed=seed)
         self._draw = np.random.default_rng(seed)
-        self._measured: _Measured = {}
+        self._measured: Measurements = {}
         self._rankers: dict[str, ScheduleRanker] = {}
 
     def update(self, inputs: Sequence[Any], results: Sequence[Any]) -> None:
-        """Learns the tasks of new measurements from all that was measured of them.
+        """Learns the tasks of new measurements from all their measurements.
 
         Args:
             inputs: `tvm.auto_scheduler.MeasureInput`, of one task or several.
             results: As many `tvm.auto_scheduler.MeasureResult`.
         """
-        for key in _gather(self._measured, inputs, results):
+        for key in gather_measurements(self._measured, inputs, results):
             task = MeasuredTask(*self._measured[key])
             if len(task.seconds) > 1 and np.isfinite(task.seconds).any():
-                ranker = ScheduleRanker(self.start.config, self.start.seed)
-                ranker.adopt(self.start)
+                ranker = ScheduleRanker(self.base.config, self.base.seed)
+                ranker.adopt(self.base)
                 self._rankers[key] = ranker.fit(task)
 
     def predict(self, task: Any, states: Sequence[Any]) -> NDArray[np.float32]:
-        """Runs a second that are expected of states; minus infinity for those TVM cannot lower.
+        """Predicts runs per second of states; minus infinity for those that TVM cannot lower.
 
-        The search draws its parents in proportion to these, so that they are speeds, not logs.
+        The search draws its parents in proportion to these, so they are speeds, not logarithms.
 
         Args:
             task: `tvm.auto_scheduler.SearchTask`.
-            states: Of that task.
+            states: States of that task.
         """
         return self._score(task, get_per_store_features_from_states(states, task))
 
@@ -78,7 +78,7 @@ class AutoSchedulerCostModel(PythonBasedModel):
 
         Args:
             task: `tvm.auto_scheduler.SearchTask`.
-            states: Of that task.
+            states: States of that task.
         """
         features = get_per_store_features_from_states(states, task)
         speeds, ranker = self._score(task, features), self._ranker(task)
@@ -93,21 +93,21 @@ class AutoSchedulerCostModel(PythonBasedModel):
     def pretrain_from_files(self, paths: Sequence[str | os.PathLike[str]]) -> None:
         """Learns from logs of earlier tasks, as `auto_scheduler.RecordToFile` writes them.
 
-        The tasks' functions must be registered as workloads, as they were when the logs were made.
+        The tasks' functions must be registered as workloads, as when the logs were written.
 
         Raises:
             ModelFileError: A file is missing or holds no records.
         """
-        measured: _Measured = {}
+        measured: Measurements = {}
         for path in paths:
             if not Path(path).is_file():
                 raise ModelFileError(f"no log of auto_scheduler at {path}")
             inputs, results = RecordReader(str(path)).read_lines()
             if not len(inputs):
                 raise ModelFileError(f"{path} holds no records of auto_scheduler")
-            _gather(measured, inputs, results)
-        tasks = [MeasuredTask(*both) for both in measured.values()]
-        self.start.pretrain([task for task in tasks if np.isfinite(task.seconds).any()])
+            gather_measurements(measured, inputs, results)
+        tasks = [MeasuredTask(*pair) for pair in measured.values()]
+        self.base.pretrain([task for task in tasks if np.isfinite(task.seconds).any()])
 
     def _score(self, task: Any, features: Sequence[Features]) -> NDArray[np.float32]:
         ranker = self._ranker(task)
@@ -118,18 +118,26 @@ class AutoSchedulerCostModel(PythonBasedModel):
         return np.where(able, self._draw.random(len(able)), -np.inf).astype(np.float32)
 
     def _ranker(self, task: Any) -> ScheduleRanker:
-        return self._rankers.get(task.workload_key, self.start)
+        return self._rankers.get(task.workload_key, self.base)
 
 
-def _gather(measured: _Measured, inputs: Sequence[Any], results: Sequence[Any]) -> set[str]:
-    """Adds the measurements that have features; returns the keys of their tasks."""
+def gather_measurements(
+    measured: Measurements, inputs: Sequence[Any], results: Sequence[Any]
+) -> set[str]:
+    """Adds the measurements of candidates that TVM could lower; returns the keys of their tasks.
+
+    Args:
+        measured: Filled with the features and seconds; infinity for a candidate that failed.
+        inputs: `tvm.auto_scheduler.MeasureInput`, of one task or several.
+        results: As many `tvm.auto_scheduler.MeasureResult`.
+    """
     features = get_per_store_features_from_measure_pairs(inputs, results)[0]
     touched = set()
-    for given, result, one in zip(inputs, results, features, strict=True):
+    for measure_input, result, one in zip(inputs, results, features, strict=True):
         failed = int(result.error_no) != 0
         seconds = np.inf if failed else float(np.mean([cost.value for cost in result.costs]))
         if lowered(one):
-            key = str(given.task.workload_key)
+            key = str(measure_input.task.workload_key)
             known = measured.setdefault(key, ([], []))
             known[0].append(one.astype(np.float32))
             known[1].append(seconds)

@@ -1,4 +1,4 @@
-"""The model of schedules as the cost model of AutoTVM's tuners.
+"""The schedule model as the cost model of AutoTVM's tuners.
 
 tuner = transformer_tuner(task)
 tuner.load_history(autotvm.record.load_from_file("earlier.log"), min_seed_records=50)
@@ -20,8 +20,8 @@ from tvm.autotvm.tuner.sa_model_optimizer import SimulatedAnnealingOptimizer
 from tvm.driver import build_module
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.schedules.features import FEATURES, Features, lowered
 from tvm_costmodel.schedules.ranker import MeasuredTask, ScheduleRanker
+from tvm_costmodel.schedules.statement_features import FEATURES, Features, lowered
 
 _WORST = -1e3
 """Score of what cannot be lowered: annealing takes differences, and cannot take minus infinity."""
@@ -31,15 +31,16 @@ class AutoTVMCostModel(CostModel):
     """Ranks the configurations of an AutoTVM task.
 
     Where AutoTVM's own model takes one flat vector whose length depends on the template, this one
-    takes TVM's features of each statement, so that logs of any template and shape teach it.
+    takes TVM's features of each statement, so that it can learn from logs of any template and
+    shape.
 
     Args:
         task: The task that is tuned.
-        ranker: What is trained; a new one by default. Given one that has learned from earlier
+        ranker: The model to train; a new one by default. With one that has learned from earlier
             tasks, the search starts with its order.
-        seed: Of a new one.
-        features: Features of the task's configurations by index, which takes most of the time;
-            filled further, so that several searches of one task can share them.
+        seed: Seed of a new ranker.
+        features: Features of the task's configurations by index, which take most of the time to
+            compute; new ones are added, so that several searches of one task can share them.
     """
 
     def __init__(
@@ -55,16 +56,18 @@ class AutoTVMCostModel(CostModel):
         self._features = {} if features is None else features
 
     def fit(self, xs: Sequence[int], ys: Sequence[float], plan_size: int) -> None:
-        """Learns the task from all that was measured.
+        """Learns the task from all its measurements.
 
         Args:
             xs: Indices of configurations.
             ys: Operations per second of each; 0 where it failed.
-            plan_size: How many the tuner asks for at once; without effect.
+            plan_size: Number of candidates in the tuner's next batch; without effect.
         """
         speeds = np.asarray(ys, np.float64)
         seconds = self.task.flop / np.where(speeds > 0, speeds, np.nan)
-        measured = _kept([self._of(index) for index in xs], np.nan_to_num(seconds, nan=np.inf))
+        measured = _measured_task(
+            [self._of(index) for index in xs], np.nan_to_num(seconds, nan=np.inf)
+        )
         if len(measured.seconds) > 1:
             self.ranker.fit(measured)
 
@@ -90,7 +93,7 @@ class AutoTVMCostModel(CostModel):
         Args:
             records: As `tvm.autotvm.record.load_from_file` gives them.
             plan_size: Without effect.
-            min_seed_records: Fewer teach nothing.
+            min_seed_records: With fewer records, nothing is learned.
 
         Returns:
             Whether it learned.
@@ -109,7 +112,7 @@ class AutoTVMCostModel(CostModel):
         """
         if not isinstance(base_model, AutoTVMCostModel):
             raise ConfigError(
-                f"base model is a {type(base_model).__name__}; use one that spawn_base_model() made"
+                f"base model is a {type(base_model).__name__}; use one from spawn_base_model()"
             )
         self.ranker.adopt(base_model.ranker)
 
@@ -133,14 +136,14 @@ def transformer_tuner(
     seed: int = 0,
     features: dict[int, Features] | None = None,
 ) -> ModelBasedTuner:
-    """AutoTVM's tuner by a model, with this model; in place of ``XGBTuner(task)``.
+    """AutoTVM's model-based tuner with this model; in place of ``XGBTuner(task)``.
 
     Args:
         task: The task to tune.
         ranker: As for `AutoTVMCostModel`. One that has learned also plans the first trials.
         plan_size: Measurements between two updates.
-        optimizer: What searches for what the model likes; simulated annealing by default.
-        seed: Of a new ranker.
+        optimizer: Search for candidates of high score; simulated annealing by default.
+        seed: Seed of a new ranker.
         features: As for `AutoTVMCostModel`.
     """
     model = AutoTVMCostModel(task, ranker, seed, features)
@@ -159,40 +162,41 @@ def config_features(
     Args:
         task: A task of AutoTVM.
         config: One of its configurations.
-        target: What it is for; the task's own by default, which those in logs do not have.
+        target: Its target; the task's own by default, which tasks in logs do not have.
     """
     try:
         with target or task.target:
             schedule, tensors = task.instantiate(config)
         module = build_module.schedule_to_module(schedule, tensors)
         module = tvm.tir.transform.Simplify()(module)
-        made = features_from_primfunc(module["main"], log_scale=True)
+        features = features_from_primfunc(module["main"], log_scale=True)
     except (tvm.TVMError, autotvm.task.space.InstantiationError):
         return np.zeros((1, FEATURES), np.float32)
-    return made.astype(np.float32) if len(made) else np.zeros((1, FEATURES), np.float32)
+    return features.astype(np.float32) if len(features) else np.zeros((1, FEATURES), np.float32)
 
 
 def measured_tasks(
     records: Iterable[tuple[autotvm.MeasureInput, autotvm.MeasureResult]],
 ) -> list[MeasuredTask]:
-    """Logs of AutoTVM, task by task; tasks of which nothing ran are left out.
+    """Reads logs of AutoTVM task by task; tasks of which nothing ran are left out.
 
     Args:
         records: As `tvm.autotvm.record.load_from_file` gives them.
     """
     features: dict[str, list[Features]] = {}
     seconds: dict[str, list[float]] = {}
-    for given, result in records:
-        key = f"{given.task.name} {given.task.args}"
-        features.setdefault(key, []).append(config_features(given.task, given.config, given.target))
+    for measured, result in records:
+        key = f"{measured.task.name} {measured.task.args}"
+        row = config_features(measured.task, measured.config, measured.target)
+        features.setdefault(key, []).append(row)
         failed = result.error_no != 0
         seconds.setdefault(key, []).append(np.inf if failed else float(np.mean(result.costs)))
-    found = [_kept(features[key], np.asarray(seconds[key])) for key in features]
-    return [task for task in found if len(task.seconds)]
+    tasks = [_measured_task(features[key], np.asarray(seconds[key])) for key in features]
+    return [task for task in tasks if len(task.seconds)]
 
 
-def _kept(features: Sequence[Features], seconds: NDArray[np.float64]) -> MeasuredTask:
-    """Without candidates that have no features, and empty when none of them ran."""
+def _measured_task(features: Sequence[Features], seconds: NDArray[np.float64]) -> MeasuredTask:
+    """The candidates that have features; none where none of them ran."""
     rows = [row for row, one in enumerate(features) if lowered(one)]
     if not np.isfinite(seconds[rows]).any():
         rows = []

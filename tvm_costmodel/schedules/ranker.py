@@ -1,8 +1,8 @@
-"""The model of schedules: what earlier tasks teach, corrected by what a search measures.
+"""The schedule model: a Transformer trained on earlier tasks, corrected by a search's measurements.
 
-A Transformer (`network`) learns from logs of earlier tasks how statements' features price them. A
-Gaussian process (`belief`) learns the task that is searched from its own measurements, and how far
-the Transformer can be trusted on it.
+A Transformer (`numpy_transformer`) learns from logs of earlier tasks to predict the time of
+statements from their features. A Gaussian process (`task_gp`) learns the task that is searched from
+its own measurements, and how far the Transformer can be trusted on it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_costmodel.errors import CheckpointError, ConfigError
-from tvm_costmodel.schedules.belief import TaskBelief
-from tvm_costmodel.schedules.features import (
+from tvm_costmodel.schedules.numpy_layers import Weights
+from tvm_costmodel.schedules.numpy_transformer import HEADS, Batch, forward, initial_weights, pad
+from tvm_costmodel.schedules.rank_loss import ranking_loss
+from tvm_costmodel.schedules.statement_features import (
     FEATURES,
     Features,
     checked,
@@ -27,31 +29,29 @@ from tvm_costmodel.schedules.features import (
     log_seconds,
     lowered,
 )
-from tvm_costmodel.schedules.layers import Weights
-from tvm_costmodel.schedules.network import HEADS, Batch, forward, initial_weights, pad
-from tvm_costmodel.schedules.ranking import ranking_loss
+from tvm_costmodel.schedules.task_gp import TaskGP
 
 FORMAT = "schedule_ranker/1"
 _CHUNK = 512
-"""Candidates that are priced at once."""
+"""Candidates of one forward pass."""
 
 _CLIP = 8.0
 
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """How the model is made and trained.
+    """Size of the model, and how it is trained.
 
     Attributes:
-        width: Of the Transformer; a multiple of 4.
-        members: Transformers in the ensemble, each of which minds the candidates a little
+        width: Channels of the Transformer; a multiple of 4.
+        members: Transformers in the ensemble, each of which weighs the candidates a little
             differently.
         steps: Training steps over the logs of earlier tasks.
         batch: Candidates in a step, all of one task.
-        learning_rate: Of Adam; it falls to zero along a cosine.
-        regression: Weight of the squared error of log seconds beside the ranking loss.
+        learning_rate: Learning rate of Adam, which falls to zero along a cosine.
+        regression: Weight of the squared error of log seconds, which is added to the ranking loss.
         trust: How readily the Transformer's order is followed on a new task.
-        boldness: Standard deviations that are added to a score: above 0, what is not known well is
+        boldness: Standard deviations that are added to a score: above 0, uncertain candidates are
             tried sooner.
     """
 
@@ -73,11 +73,11 @@ class RankerConfig:
 
 
 class MeasuredTask(NamedTuple):
-    """Candidates of one task, with their times.
+    """Measured candidates of one task.
 
     Attributes:
-        features: One [S, 164] for each candidate.
-        seconds: One for each; infinity where it failed.
+        features: Features of each candidate, [S, 164].
+        seconds: Seconds of each candidate; infinity where it failed.
     """
 
     features: Sequence[Features]
@@ -90,8 +90,8 @@ class ScheduleRanker:
     Scores are comparable within a task only: higher is faster.
 
     Args:
-        config: How it is made and trained.
-        seed: Of weights, of the members' weighting and of the order of training.
+        config: Size of the model, and how it is trained.
+        seed: Seed of weights, of the members' weighting and of the order of training.
     """
 
     def __init__(self, config: RankerConfig | None = None, seed: int = 0) -> None:
@@ -100,12 +100,12 @@ class ScheduleRanker:
         self._weights: Weights | None = None
         self._mean = np.zeros(FEATURES, np.float32)
         self._scale = np.ones(FEATURES, np.float32)
-        self._belief: TaskBelief | None = None
+        self._posterior: TaskGP | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether it has learned from anything yet."""
-        return self._weights is not None or self._belief is not None
+        return self._weights is not None or self._posterior is not None
 
     def pretrain(self, tasks: Sequence[MeasuredTask]) -> ScheduleRanker:
         """Learns what is common to earlier tasks, and forgets what `fit` learned.
@@ -117,12 +117,12 @@ class ScheduleRanker:
             ConfigError: No task has two candidates, or features have another shape.
             MeasurementError: A time is impossible, or all candidates of a task failed.
         """
-        kept = [task for task in tasks if len(task.seconds) > 1]
-        if not kept:
+        usable = [task for task in tasks if len(task.seconds) > 1]
+        if not usable:
             raise ConfigError("no task to learn from has two candidates or more; add logs")
-        rows = np.concatenate([one for task in kept for one in checked(task.features)])
+        rows = np.concatenate([one for task in usable for one in checked(task.features)])
         self._mean, self._scale = rows.mean(0), 1 / (rows.std(0) + 0.1)
-        self._weights, self._belief = self._train(kept), None
+        self._weights, self._posterior = self._train(usable), None
         return self
 
     def fit(self, task: MeasuredTask) -> ScheduleRanker:
@@ -135,7 +135,7 @@ class ScheduleRanker:
         if len(task.seconds) < 2:
             raise ConfigError(f"{len(task.seconds)} measured candidates; an order needs 2 or more")
         features = checked(task.features)
-        self._belief = TaskBelief(
+        self._posterior = TaskGP(
             features, log_seconds(task.seconds), self._prior(features), self.config.trust
         )
         return self
@@ -163,7 +163,7 @@ class ScheduleRanker:
 
         Args:
             candidate: Its features.
-            score: What `predict` gave it; asked for when not given.
+            score: Its score by `predict`; computed when not given.
 
         Raises:
             ConfigError: As `predict`.
@@ -178,10 +178,10 @@ class ScheduleRanker:
 
     def _score(self, features: Sequence[Features]) -> NDArray[np.float32]:
         prior = self._prior(features)
-        if self._belief is None:
+        if self._posterior is None:
             assert prior is not None
             return -prior
-        mean, spread = self._belief.predict(features, prior)
+        mean, spread = self._posterior.predict(features, prior)
         return (self.config.boldness * spread - mean).astype(np.float32)
 
     def _prior(self, features: Sequence[Features]) -> NDArray[np.float32] | None:
@@ -191,7 +191,7 @@ class ScheduleRanker:
         return forward(self._weights, self._batch(features), {})[0].mean(0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what `pretrain` learned as a safetensors file.
+        """Writes the weights from `pretrain` as a safetensors file.
 
         Raises:
             CheckpointError: Nothing was learned from earlier tasks.
@@ -201,9 +201,9 @@ class ScheduleRanker:
         if self._weights is None:
             raise CheckpointError("nothing to save: call pretrain() with logs of earlier tasks")
         tensors = {**self._weights, "mean": self._mean, "scale": self._scale}
-        notes = {"format": FORMAT, "config": json.dumps(asdict(self.config))}
+        metadata = {"format": FORMAT, "config": json.dumps(asdict(self.config))}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(path), metadata=notes)
+        save_file(tensors, str(path), metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], seed: int = 0) -> ScheduleRanker:
@@ -216,22 +216,22 @@ class ScheduleRanker:
 
         try:
             with safe_open(str(path), "np") as stored:
-                notes = stored.metadata() or {}
+                metadata = stored.metadata() or {}
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"no model of schedules at {path}: {error}") from error
-        if notes.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is {notes.get('format')!r}; wanted {FORMAT!r}")
-        ranker = cls(RankerConfig(**json.loads(notes["config"])), seed)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is {metadata.get('format')!r}; wanted {FORMAT!r}")
+        ranker = cls(RankerConfig(**json.loads(metadata["config"])), seed)
         ranker._mean, ranker._scale = tensors.pop("mean"), tensors.pop("scale")
-        wanted = {name: one.shape for name, one in ranker._fresh().items()}
-        if {name: one.shape for name, one in tensors.items()} != wanted:
-            raise CheckpointError(f"{path} does not hold the weights that its config asks for")
+        expected = {name: one.shape for name, one in ranker._fresh().items()}
+        if {name: one.shape for name, one in tensors.items()} != expected:
+            raise CheckpointError(f"{path} does not hold the weights of its config")
         ranker._weights = tensors
         return ranker
 
     def adopt(self, other: ScheduleRanker) -> None:
-        """Takes over what another one, of the same size, learned from earlier tasks.
+        """Takes over the weights that a ranker of the same size learned from earlier tasks.
 
         Raises:
             ConfigError: The networks differ in size.
@@ -252,21 +252,22 @@ class ScheduleRanker:
 
     def _train(self, tasks: Sequence[MeasuredTask]) -> Weights:
         """Adam (Kingma and Ba, arXiv:1412.6980), a step for one task at a time."""
-        draw, config = np.random.default_rng(self.seed), self.config
+        rng, config = np.random.default_rng(self.seed), self.config
         weights = self._fresh()
         first = {name: np.zeros_like(one) for name, one in weights.items()}
         second = {name: np.zeros_like(one) for name, one in weights.items()}
         prepared = []
         for task in tasks:
-            drawn = 0.1 + draw.exponential(size=(config.members, len(task.seconds)))
+            drawn = 0.1 + rng.exponential(size=(config.members, len(task.seconds)))
             batch = self._batch(checked(task.features))
             prepared.append((batch, log_seconds(task.seconds), drawn.astype(np.float32)))
         for step in range(1, config.steps + 1):
-            batch, target, minded = prepared[step % len(prepared)]
-            rows = draw.permutation(len(batch))[: config.batch]
+            batch, target, importance = prepared[step % len(prepared)]
+            rows = rng.permutation(len(batch))[: config.batch]
             gradients: Weights = {}
-            prices, _, back = forward(weights, batch.take(rows), gradients)
-            back(ranking_loss(prices, target[rows], minded[:, rows], config.regression)[1])
+            predicted, _, back = forward(weights, batch.take(rows), gradients)
+            weight = importance[:, rows]
+            back(ranking_loss(predicted, target[rows], weight, config.regression)[1])
             rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * (step - 1) / config.steps))
             rate *= np.sqrt(1 - 0.99**step) / (1 - 0.9**step)
             for name, gradient in gradients.items():

@@ -1,9 +1,9 @@
-"""From graphs to token arrays: vocabulary, encoding and batches."""
+"""Tokens and features of graphs as arrays: one file for each format, and batches of them."""
 
 from __future__ import annotations
 
-from tvm_costmodel.tokenizer.batch import MergedBatch, MergedHop, PaddedBatch, collate, merge
-from tvm_costmodel.tokenizer.encoding import (
+from tvm_costmodel.tokenizer.batching import MergedBatch, MergedHop, PaddedBatch, collate, merge
+from tvm_costmodel.tokenizer.nar_former import (
     TOKENIZER_VERSION,
     TokenArrays,
     Tokenizer,

@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from tvm_costmodel.graph import OpGraph
-from tvm_costmodel.tokenizer.encoding import TokenArrays, Tokenizer, TokenizerConfig
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.tokenizer.nar_former import TokenArrays, Tokenizer, TokenizerConfig
 from tvm_costmodel.tokenizer.vocabulary import ATTRIBUTES, VOCABULARY
 
 _CHANNELS = (286.96, 2496.0)

@@ -1,7 +1,7 @@
 """How operators map to the 32 one-hot slots of a token, and which attributes each slot encodes.
 
 NAR-Former V2's released code names 28 ONNX operators and leaves 4 of its 32 slots empty. The
-catalogue here is larger, so the operators that carry the time keep a slot of their own and the
+catalogue here is larger, so the operators that take the most time keep a slot of their own and the
 rest share one by what they do to memory: two operators share a slot only when equal shapes cost
 about the same. The last slot is for operators that the catalogue does not know.
 """
@@ -81,20 +81,20 @@ def _slot_of_each_operator() -> Mapping[str, int]:
 SLOT_OF_OPERATOR: Mapping[str, int] = _slot_of_each_operator()
 """Slot of every operator of the catalogue: by its name above, else by its category."""
 
-_WINDOW = ("kernel.0", "strides.0", "padding.0")
+_KERNEL = ("kernel.0", "strides.0", "padding.0")
 _BY_BYTES = ("operands", "constants", "results", "read_mb", "weight_mb", "written_mb")
-_CONVOLUTION = (*_WINDOW, "dilation.0", "groups", "bias", "kernel.1", "in_channels")
+_CONVOLUTION = (*_KERNEL, "dilation.0", "groups", "bias", "kernel.1", "in_channels")
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        # The first six as published; the two that the paper leaves empty hold what tells a 1x7
-        # from a 7x1 kernel, and the input channels.
+        # The first six as published; the two that the paper leaves empty hold the kernel's second
+        # extent, for 1x7 and 7x1 kernels, and the input channels.
         "conv2d": _CONVOLUTION,
         "conv2d_transpose": _CONVOLUTION,
         "dense": ("bias", "in_features"),
         "matmul": ("bias", "k"),
-        "max_pool2d": (*_WINDOW, "kernel.1"),
-        "avg_pool2d": (*_WINDOW, "kernel.1"),
+        "max_pool2d": (*_KERNEL, "kernel.1"),
+        "avg_pool2d": (*_KERNEL, "kernel.1"),
         "reduction": ("read_ratio",),
         "group_norm": ("groups", "size"),
         "transpose": tuple(f"axes.{i}" for i in range(8)),
@@ -104,9 +104,9 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "movement": ("read_ratio",),
         "indexing": ("read_ratio",),
         "other": _BY_BYTES,
-        # No one knows what it does: its operands and the megabytes that it moves.
+        # Nothing is known of it but its operands and the megabytes that it moves.
         UNKNOWN: _BY_BYTES,
     }
 )
 """For each slot, what its (at most 8) attribute places hold: ``name`` or ``name.index`` of a
-canonical attribute, or one of the derived numbers of `encoding.DERIVED`. Others are empty."""
+canonical attribute, or one of the derived numbers of `nar_former.DERIVED`. Others are empty."""

@@ -1,9 +1,8 @@
-"""Training sets, splits, losses, the loop, metrics and comparisons."""
+"""Training of predictors: data sets, splits, losses, metrics and trainers."""
 
 from __future__ import annotations
 
-from tvm_costmodel.training.labels import LabelledGraphs
+from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.metrics import Metrics, evaluate
-from tvm_costmodel.training.regressor import Interval, Regressor
 
-__all__ = ["Interval", "LabelledGraphs", "Metrics", "Regressor", "evaluate"]
+__all__ = ["LabelledGraphs", "Metrics", "evaluate"]

@@ -19,19 +19,19 @@ def relative_squared(predicted: Tensor, measured: Tensor) -> Tensor:
 
 
 def log_squared(predicted: Tensor, measured: Tensor) -> Tensor:
-    """``mean(log(p / y)^2)``, which punishes half and double alike."""
+    """``mean(log(p / y)^2)``, the same for half and double the latency."""
     return torch.mean(torch.log(predicted / measured) ** 2)
 
 
 LOSSES: Mapping[str, Loss] = {"relative": relative_squared, "log": log_squared}
-"""Losses by the name that a training configuration gives."""
+"""Losses by their name in `TrainingConfig`."""
 
 
 def require_finite(loss: float, epoch: int, learning_rate: float) -> None:
-    """Ends a training whose loss is no longer a number.
+    """Ends a training whose loss is infinite or no number.
 
     Raises:
-        ConfigError: It is not; the message names the epoch and the rate to lower.
+        ConfigError: The loss is not finite; the message names the epoch and the rate to lower.
     """
     if not math.isfinite(loss):
         raise ConfigError(
@@ -40,7 +40,7 @@ def require_finite(loss: float, epoch: int, learning_rate: float) -> None:
 
 
 def sequence_ranking(predicted: Tensor, measured: Tensor, order: Tensor) -> Tensor:
-    """L1 between the differences that a shuffle pairs up, which rewards right gaps and order.
+    """L1 loss on differences between shuffled pairs, which rewards the right gaps and order.
 
     ``mean_i |(p_i - p_o(i)) - (y_i - y_o(i))|``: NAR-Former (arXiv 2211.08024) and V2.
 
@@ -79,7 +79,7 @@ def with_ranking_and_consistency(
         predicted: [B].
         measured: [B].
         order: int64 [B], a random permutation of the batch.
-        copy: Predictions of the copies, [B]; left out where the batch has none.
+        copy: Predictions of the copies, [B]; None where the batch has none.
         ranking_weight: Published: 0.1.
         consistency_weight: Published: 0.5.
     """
@@ -100,9 +100,9 @@ def pairwise_ranking(
     Args:
         predicted: Logarithms of latencies, [..., B, P].
         measured: The same of the measured ones.
-        weight: Bool, whether a label counts; a pair counts when both do.
+        weight: Bool, whether a label counts; a pair counts when both labels do.
         order: int64 [B], a random permutation of the batch.
-        scale: Difference of logarithms at which two latencies count as apart.
+        scale: Difference of logarithms from which two latencies count as different.
 
     Returns:
         One loss for each leading index, [...].
@@ -138,5 +138,5 @@ def within_networks(
     count = error.new_zeros(shape).index_add(1, network, weight.to(error.dtype))
     mean = (total / count.clamp(min=1))[:, network]
     several = weight & (count[:, network] > 1)
-    apart = torch.abs(error - mean) * several
-    return apart.sum((1, 2)) / several.sum((1, 2)).clamp(min=1)
+    deviation = torch.abs(error - mean) * several
+    return deviation.sum((1, 2)) / several.sum((1, 2)).clamp(min=1)

@@ -16,9 +16,9 @@ class Split:
 
     Attributes:
         name: ``random`` or the family that is left out.
-        train: int64 indices to learn from.
-        validation: int64 indices to choose the epoch by.
-        test: int64 indices to report on.
+        train: int64 indices of training networks.
+        validation: int64 indices of networks that choose the epoch.
+        test: int64 indices of test networks.
     """
 
     name: str
@@ -27,30 +27,30 @@ class Split:
     test: np.ndarray
 
     def check(self, hashes: Sequence[str]) -> Split:
-        """This split, when no graph is on two of its sides.
+        """Checks that no graph is on two sides, and returns this split.
 
         Raises:
             ConfigError: Two sides hold the same graph, or one is empty.
         """
         sides = {"train": self.train, "validation": self.validation, "test": self.test}
-        seen: dict[str, str] = {}
+        side_of: dict[str, str] = {}
         for side, indices in sides.items():
             if not len(indices):
                 raise ConfigError(f"split {self.name!r} has an empty {side} side: add networks")
             for graph_hash in {hashes[i] for i in indices}:
-                if graph_hash in seen:
+                if graph_hash in side_of:
                     raise ConfigError(
                         f"split {self.name!r} leaks: graph {graph_hash} is in both "
-                        f"{seen[graph_hash]} and {side}; split by graph hash"
+                        f"{side_of[graph_hash]} and {side}; split by graph hash"
                     )
-                seen[graph_hash] = side
+                side_of[graph_hash] = side
         return self
 
     def to_hashes(self, hashes: Sequence[str]) -> dict[str, list[str]]:
-        """Side -> graph hashes in the split's order, which is how a split is kept in a file.
+        """Sides to graph hashes in the split's order, the form in which a split is stored.
 
         Raises:
-            ConfigError: As `check`.
+            ConfigError: See `check`.
         """
         self.check(hashes)
         sides = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -60,11 +60,11 @@ class Split:
     def from_hashes(
         cls, sides: Mapping[str, Sequence[str]], hashes: Sequence[str], name: str = "stored"
     ) -> Split:
-        """The split that `to_hashes` wrote down, for networks in any order.
+        """Restores the split of `to_hashes` for networks in any order.
 
         Args:
-            sides: ``train``, ``validation`` and ``test``, each a list of graph hashes; a graph that
-                the networks hold several times is on its side as often.
+            sides: ``train``, ``validation`` and ``test``, each a list of graph hashes; all
+                networks with the same graph are on one side.
             hashes: Content hash of each network.
             name: Name of the split.
 
@@ -72,22 +72,22 @@ class Split:
             ConfigError: A side is missing or empty, a graph is on two sides, or one is not among
                 the networks.
         """
-        places: dict[str, list[int]] = {}
+        indices: dict[str, list[int]] = {}
         for i, graph_hash in enumerate(hashes):
-            places.setdefault(graph_hash, []).append(i)
-        found = []
+            indices.setdefault(graph_hash, []).append(i)
+        parts = []
         for side in ("train", "validation", "test"):
-            wanted = list(dict.fromkeys(sides.get(side, ())))
-            absent = [graph_hash for graph_hash in wanted if graph_hash not in places]
+            side_hashes = list(dict.fromkeys(sides.get(side, ())))
+            absent = [graph_hash for graph_hash in side_hashes if graph_hash not in indices]
             if absent:
                 raise ConfigError(
                     f"split {name!r}: {len(absent)} graphs of its {side} side, such as "
                     f"{absent[0]}, are not among the networks; give the data set that it was "
                     "made from"
                 )
-            at = [i for graph_hash in wanted for i in places[graph_hash]]
-            found.append(np.array(at, dtype=np.int64))
-        return cls(name, *found).check(hashes)
+            at = [i for graph_hash in side_hashes for i in indices[graph_hash]]
+            parts.append(np.array(at, dtype=np.int64))
+        return cls(name, *parts).check(hashes)
 
 
 def random_split(
@@ -97,12 +97,12 @@ def random_split(
     validation: float = 0.1,
     test: float = 0.1,
 ) -> Split:
-    """Random split, the same shares of every family on each side, equal graphs kept together.
+    """Random split with equal shares of every family on each side, equal graphs kept together.
 
     Args:
         families: Family of each network.
         hashes: Content hash of each network.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
         validation: Share for validation.
         test: Share for testing.
 
@@ -115,7 +115,7 @@ def random_split(
     members: dict[str, list[int]] = {}
     for i, graph_hash in enumerate(hashes):
         members.setdefault(graph_hash, []).append(i)
-    carry = 0.0  # of the families so far, so that many small families still fill the small sides
+    carry = 0.0  # carried over between families, so that small families also fill small sides
     for family in sorted(set(family_of.values())):
         groups = sorted(key for key, name in family_of.items() if name == family)
         for position, at in enumerate(rng.permutation(len(groups))):
@@ -123,21 +123,21 @@ def random_split(
             side = 2 if place < test else 1 if place < test + validation else 0
             sides[side].extend(members[groups[int(at)]])
         carry = (carry + rng.random()) % 1.0
-    train, held, tested = (np.array(sorted(side), dtype=np.int64) for side in sides)
-    return Split("random", train, held, tested).check(hashes)
+    arrays = (np.array(sorted(side), dtype=np.int64) for side in sides)
+    return Split("random", *arrays).check(hashes)
 
 
 def leave_one_family_out(
     families: Sequence[str], hashes: Sequence[str], seed: int, validation: float = 0.1
 ) -> Iterator[Split]:
-    """One split per family: tested on all of it, trained on the others.
+    """One split per family, with all of the family to test and the others to train.
 
     A graph that belongs to two families is left out of training when either is tested.
 
     Args:
         families: Family of each network.
         hashes: Content hash of each network.
-        seed: Of the choice of validation networks, which come from the training families.
+        seed: Seed of the choice of validation networks, which come from the training families.
         validation: Share of the training families for validation.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Graph-level tuning: what can be decided for a network, and what the predictor sees of it."""
+"""Graph-level tuning: decisions for a network, and the search for the best with a predictor."""

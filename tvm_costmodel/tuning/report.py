@@ -1,4 +1,4 @@
-"""What a tuning did and why: every decision, what was predicted and measured, what failed."""
+"""The report of a tuning: its decisions, every measured candidate, and what failed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from tvm_costmodel.profiling.measurement import Timing
-from tvm_costmodel.tuning.candidate import NETWORK, Candidate
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.profiling.measuring.record import Timing
+from tvm_costmodel.tuning.backends import backend_of
+from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate, Value
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.space.decisions import Decision
 
 _LEAST_ERROR = 0.005  # of a log ratio: what two timings of one build differ by at best
 _SHOWN_DECISIONS = 30
+_STORED_NAMES = {"summary": "said"}  # JSON key of a field, where it is not its name
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A candidate's latency over the default's, from rounds in which both took turns.
+    """A candidate's latency over the default's, from rounds in which both were interleaved.
 
     Attributes:
         log: Mean over the rounds of the logarithm.
-        error: Standard error of it: from the rounds' spread, at least what the repeats within
-            the visits leave open.
+        error: Standard error of ``log``: from the rounds' spread, but no less than the noise of
+            the repeats within the timed blocks.
     """
 
     log: float
@@ -42,11 +45,11 @@ class Ratio:
 
 
 def ratio_of(timing: Timing) -> Ratio | None:
-    """The ratio that a trial's timing tells; None where nothing took turns with it."""
+    """The ratio of a variant's timing; None where it was not paired with the default build."""
     rounds = [
         math.log((mine / reference) / (default / default_reference))
         for (mine, reference), (default, default_reference) in zip(
-            timing.visits, timing.beside, strict=False
+            timing.blocks, timing.baseline_blocks, strict=False
         )
     ]
     if not rounds:
@@ -61,10 +64,10 @@ class MeasuredCandidate:
     """A candidate that was measured, or failed to be.
 
     Attributes:
-        decisions: What was decided, as ``Candidate.to_dict`` gives it.
-        why: Why it was chosen.
+        decisions: Its decisions, as ``Candidate.to_dict`` gives them.
+        why: Why it was proposed.
         predicted_ms: The predictor's latency of it.
-        status: Status of its row, see `tvm_costmodel.profiling.measurement.STATUSES`.
+        status: Status of its row, see `tvm_costmodel.profiling.measuring.record.STATUSES`.
         measured_ms: Its latency at the default's speed of the machine.
         ratio: Its latency over the default's.
         noise: Standard error of the logarithm of the ratio.
@@ -72,7 +75,7 @@ class MeasuredCandidate:
         max_rel_err: The same, relative to the largest magnitude of the output.
         error: Why it failed.
         reused: Whether the store had it already.
-        confirmed: Whether it was measured a second time, beside the default, at the end.
+        confirmed: Whether it was measured a second time, paired with the default, at the end.
     """
 
     decisions: Mapping[str, Any]
@@ -91,37 +94,38 @@ class MeasuredCandidate:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What a tuning did.
+    """The report of a tuning.
 
     Attributes:
         model: The network's name.
         graph_hash: Content hash of it before any pass.
-        device: What it was tuned for.
-        predictor: What scored the candidates.
+        device: The device that it was tuned for.
+        predictor: Name of what scored the candidates.
         strategy: How they were searched.
         tolerance: Largest relative difference of outputs that was allowed.
-        default_ms: Measured latency of the undecided network, beside the winner.
+        default_ms: Measured latency of the default build, paired with the winner.
         best_ms: ``default_ms`` times the winner's ratio; ``default_ms`` where the default won.
         speedup: ``default_ms / best_ms``.
         noise: Standard error of the logarithm of the speed-up.
-        default_predicted_ms: The predictor's latency of the undecided network.
-        best_predicted_ms: And of the winner.
-        measured: Candidates that were built, run and found right, those of the store included.
+        default_predicted_ms: The predictor's latency of the default build.
+        best_predicted_ms: The predictor's latency of the winner.
+        measured: Candidates that were built and run with correct outputs, those of the store
+            included.
         reused: How many of them the store had already.
         failed: Candidates that failed to build or run, or whose outputs were wrong.
         scored: Candidates that the predictor scored, over all searches.
         scored_per_second: How many it scored a second.
         space: How many valid candidates there are.
-        joint_space: How many of them decide equal kernels together.
+        joint_space: How many of them have equal decisions for equal kernels.
         max_abs_err: Largest difference of the winner's outputs from the default's.
         max_rel_err: The same, relative to the largest magnitude of the output.
         candidate: The winner, as ``Candidate.to_dict`` gives it.
-        decisions: What it decides, one entry for each decision and place.
+        decisions: Its decisions, one entry for each decision and place.
         trials: Every measured candidate, in the order of measuring.
         seconds: Where the time went.
         stopped: Why it ended: ``finished``, ``minutes`` or ``interrupted``.
-        said: What a reader should know of the outcome.
-        stored: Whether an earlier tuning had decided this.
+        summary: The outcome in words; ``said`` in JSON.
+        stored: Whether it is the result of an earlier tuning.
         compiler: What compiles the network.
     """
 
@@ -151,17 +155,17 @@ class TuneReport:
     trials: tuple[MeasuredCandidate, ...] = field(repr=False, default=())
     seconds: Mapping[str, float] = field(default_factory=dict)
     stopped: str = "finished"
-    said: str = ""
+    summary: str = ""
     stored: bool = False
     compiler: str = "relax"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values."""
-        return asdict(self)
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> TuneReport:
-        """Reads what ``to_dict`` made; fields of later versions are left out."""
+        """Reads the values of ``to_dict``; fields of later versions are left out."""
         trials = [_known(MeasuredCandidate, trial) for trial in record["trials"]]
         changed = {
             "decisions": tuple(record["decisions"]),
@@ -170,12 +174,13 @@ class TuneReport:
         return cls(**_known(cls, record) | changed)
 
     def to_text(self) -> str:
-        """The report for people: measured candidates, decisions taken, and where the time went."""
+        """The report for people: measured candidates, decisions, and where the time went."""
         from tabulate import tabulate
 
+        declared = {decision.name: decision for decision in backend_of(self.compiler).decisions}
         rows = [
             (
-                _summary(trial.decisions),
+                _candidate_text(trial.decisions, declared),
                 trial.why,
                 _number(trial.predicted_ms),
                 _number(trial.measured_ms),
@@ -186,16 +191,13 @@ class TuneReport:
         ]
         headers = ("decisions", "chosen as", "predicted ms", "measured ms", "ratio", "status")
         parts = [tabulate(rows, headers, "simple", disable_numparse=True)] if rows else []
-        taken = [entry for entry in self.decisions if entry["value"] != entry["default"]]
-        shown = [
-            (_place(entry), entry["decision"], entry["value"], entry["default"], entry["by"])
-            for entry in taken[:_SHOWN_DECISIONS]
-        ]
+        departures = [entry for entry in self.decisions if entry["value"] != entry["default"]]
+        shown = [_decision_row(entry, declared) for entry in departures[:_SHOWN_DECISIONS]]
         if shown:
             names = ("where", "decision", "value", "default", "carried out by")
             parts.append(tabulate(shown, names, "simple", disable_numparse=True))
-        if len(taken) > _SHOWN_DECISIONS:
-            parts.append(f"and {len(taken) - _SHOWN_DECISIONS} more decisions")
+        if len(departures) > _SHOWN_DECISIONS:
+            parts.append(f"and {len(departures) - _SHOWN_DECISIONS} more decisions")
         return "\n\n".join([*parts, "\n".join(self._lines())])
 
     def _lines(self) -> list[str]:
@@ -207,26 +209,27 @@ class TuneReport:
             f"{space} candidates, {self.scored:,} scored ({speed} a second, {self.predictor}, "
             f"{self.strategy}), {self.measured} measured ({self.reused} from the store), "
             f"{self.failed} failed",
-            f"time: {spent}" if spent else "time: none, decided earlier",
+            f"time: {spent}" if spent else "time: none, tuned earlier",
             f"default {_number(self.default_ms)} ms, best {_number(self.best_ms)} ms: "
             f"{self.speedup:.3f} times as fast (noise {self.noise:.1%}); outputs differ by at most "
             f"{self.max_abs_err:.2g}",
-            self.said,
+            self.summary,
         ]
 
 
 def _known(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {f.name: record[f.name] for f in fields(kind) if f.name in record}
+    stored = {f.name: _STORED_NAMES.get(f.name, f.name) for f in fields(kind)}
+    return {name: record[key] for name, key in stored.items() if key in record}
 
 
 def listed_decisions(space: DecisionSpace, candidate: Candidate) -> tuple[dict[str, Any], ...]:
     """Every decision about the network, and those about operators that are not the default."""
-    found = []
+    listed = []
     for choice in space.choices:
         value = candidate.values.get(choice.place, choice.decision.default)
         if choice.operator == NETWORK or value != choice.decision.default:
             operator = None if choice.operator == NETWORK else choice.operator
-            found.append(
+            listed.append(
                 {
                     "operator": operator,
                     "op": None if operator is None else space.graph.operators[operator].op,
@@ -236,18 +239,36 @@ def listed_decisions(space: DecisionSpace, candidate: Candidate) -> tuple[dict[s
                     "by": choice.decision.becomes,
                 }
             )
-    return tuple(found)
+    return tuple(listed)
 
 
-def _summary(decisions: Mapping[str, Any]) -> str:
+def _words(declared: Mapping[str, Decision], name: str, value: Value) -> tuple[str, str]:
+    """A decision and its value as people read them; a name of another version stays as it is."""
+    decision = declared.get(name)
+    if decision is None:
+        return name, str(value)
+    return decision.title or name, decision.label(value)
+
+
+def _candidate_text(decisions: Mapping[str, Any], declared: Mapping[str, Decision]) -> str:
     """A candidate in a few words."""
-    parts = [f"{name} {value}" for name, value in decisions.get("network", {}).items()]
+    network = decisions.get("network", {})
+    parts = [" ".join(_words(declared, name, value)) for name, value in network.items()]
     counts: dict[str, int] = {}
-    for chosen in decisions.get("operators", {}).values():
-        for name in chosen:
-            counts[name] = counts.get(name, 0) + 1
+    for values in decisions.get("operators", {}).values():
+        for name, value in values.items():
+            title, _ = _words(declared, name, value)
+            counts[title] = counts.get(title, 0) + 1
     parts += [f"{count} {name}" for name, count in sorted(counts.items())]
     return ", ".join(parts) or "default"
+
+
+def _decision_row(
+    entry: Mapping[str, Any], declared: Mapping[str, Decision]
+) -> tuple[str, str, str, str, str]:
+    title, value = _words(declared, entry["decision"], entry["value"])
+    _, default = _words(declared, entry["decision"], entry["default"])
+    return _place(entry), title, value, default, entry["by"]
 
 
 def _place(entry: Mapping[str, Any]) -> str:

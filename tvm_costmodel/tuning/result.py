@@ -1,9 +1,8 @@
-"""What a tuning hands back: the module that won, why it did, and both as files."""
+"""The result of a tuning: the module that won, the report, and both as files."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import tempfile
@@ -13,56 +12,54 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvm_costmodel.atomic_files import write_atomically
+from tvm_costmodel.compilers.registry import DEFAULT_COMPILER, known_compiler
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.files import write_atomically
 from tvm_costmodel.profiling.devices import Device
-from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.profiling.devices.targets import make_target
 from tvm_costmodel.tuning.report import TuneReport
-from tvm_costmodel.tuning.subject import Subject
+from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.task import TuneTask
 
 if TYPE_CHECKING:
     import tvm
 
-    from tvm_costmodel.compilers.relax import BuildResult, PipelineConfig
-    from tvm_costmodel.compilers.relay import BuildResult as RelayBuildResult
-    from tvm_costmodel.compilers.relay_config import RelayConfig
+    from tvm_costmodel.compilers.compiler import Build, BuildConfig
 
 REPORT, CANDIDATE = "report.json", "candidate.json"
-COMPILERS = "tvm_costmodel.compilers"
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a tuning decided.
+    """The result of a tuning.
 
     Attributes:
-        report: What was done and why.
-        candidate: What was decided; the empty candidate where the default won.
-        config: The same as the compiler takes it.
-        subject: The network.
-        device: What it was tuned for.
+        report: What was measured, and why the winner won.
+        candidate: The winner; the empty candidate where the default won.
+        config: The winner as the compiler's configuration.
+        task: The network.
+        device: The device that it was tuned for.
     """
 
     report: TuneReport
     candidate: Candidate
-    config: PipelineConfig | RelayConfig
-    subject: Subject
+    config: BuildConfig
+    task: TuneTask
     device: Device
 
     @cached_property
-    def build(self) -> BuildResult | RelayBuildResult:
-        """The decided network, compiled in this program.
+    def build(self) -> Build:
+        """The tuned network, compiled in this program.
 
         Raises:
             BuildError: A stage of the build failed.
         """
-        compiler = self.subject.compiler
-        target = device_target(self.device, compiler)
-        built: BuildResult = front_door(compiler).build(self.subject.module, target, self.config)
-        return built
+        compiler = known_compiler(self.task.compiler)
+        target = make_target(self.device, compiler)
+        return compiler.build(self.task.module, target, self.config)
 
     def compiled(self) -> TuneResult:
-        """The same, compiled; the report tells how long that took.
+        """The same, compiled; the report includes the seconds of that.
 
         Raises:
             BuildError: A stage of the build failed.
@@ -72,13 +69,13 @@ class TuneResult:
         took = round(time.monotonic() - start, 3)
         before = self.report.seconds
         seconds = {**before, "compile": took, "in all": round(before.get("in all", 0) + took, 3)}
-        made = replace(self, report=replace(self.report, seconds=seconds))
-        made.__dict__["build"] = build
-        return made
+        result = replace(self, report=replace(self.report, seconds=seconds))
+        result.__dict__["build"] = build
+        return result
 
     @property
     def module(self) -> Any:
-        """The decided network: an executable for ``tvm.relax.VirtualMachine``.
+        """The tuned network: an executable for ``tvm.relax.VirtualMachine``.
 
         Of Relay, a factory for ``graph_executor.GraphModule(module["default"](device))``.
         """
@@ -92,8 +89,8 @@ class TuneResult:
     def export(self, directory: str | os.PathLike[str]) -> Path:
         """Writes library, ``candidate.json`` and ``report.json``.
 
-        Each file is whole or absent, and the report is there only beside the library that it
-        tells of. A directory that holds this very decision is left as it is.
+        Each file is whole or absent, and the report is there only together with the library that
+        it describes. A directory that holds this very result is left as it is.
 
         Args:
             directory: Where to; made when it is missing.
@@ -109,62 +106,52 @@ class TuneResult:
         if self._is_in(folder):
             return artifact
         with tempfile.TemporaryDirectory() as scratch:  # LLVM ends the program on a full disk
-            made = self.build.export(Path(scratch) / artifact.name, self.device.cross_compiler)
-            library = made.read_bytes()
+            exported = self.build.export(Path(scratch) / artifact.name, self.device.cross_compiler)
+            library = exported.read_bytes()
         (folder / REPORT).unlink(missing_ok=True)
         write_atomically(artifact, library)
         write_atomically(folder / CANDIDATE, self.candidate.to_json() + "\n")
-        told = {
+        record = {
             **self.report.to_dict(),
             "artifact": artifact.name,
             "artifact_sha256": _digest(library),
         }
-        told["pipeline"] = {"key": self.config.key, "config": self.config.to_dict()}
-        write_atomically(folder / REPORT, json.dumps(told, indent=1) + "\n")
+        record["pipeline"] = {"key": self.config.key, "config": self.config.to_dict()}
+        write_atomically(folder / REPORT, json.dumps(record, indent=1) + "\n")
         return artifact
 
     def _is_in(self, folder: Path) -> bool:
-        """Whether a directory holds this decision's library already."""
+        """Whether a directory holds this result's library already."""
         if not self.report.stored:
             return False
         try:
-            told: Any = json.loads((folder / REPORT).read_text())
+            record: Any = json.loads((folder / REPORT).read_text())
             same = (
-                told["graph_hash"] == self.report.graph_hash
-                and told["device"] == self.report.device
-                and told["pipeline"]["key"] == self.config.key
+                record["graph_hash"] == self.report.graph_hash
+                and record["device"] == self.report.device
+                and record["pipeline"]["key"] == self.config.key
             )
-            return same and told["artifact_sha256"] == _digest(
-                (folder / told["artifact"]).read_bytes()
+            return same and record["artifact_sha256"] == _digest(
+                (folder / record["artifact"]).read_bytes()
             )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
 
-def front_door(compiler: str) -> Any:
-    """The module of a compiler: ``build``, ``cpu_target`` and what else they have in common."""
-    return importlib.import_module(f"{COMPILERS}.{compiler}")
-
-
-def device_target(device: Device, compiler: str = "relax") -> tvm.target.Target:
-    """TVM's target for a device.
+def device_target(device: Device, compiler: str = DEFAULT_COMPILER) -> tvm.target.Target:
+    """TVM's target for a device, as a compiler of this package builds for it.
 
     Raises:
         DeviceError: TVM has no LLVM, or none that makes code for this machine.
     """
-    import tvm
-
-    if device.target.get("mcpu") == "host":
-        target: tvm.target.Target = front_door(compiler).cpu_target(device.threads)
-        return target
-    return tvm.target.Target({**device.target, "num-cores": device.threads})
+    return make_target(device, known_compiler(compiler))
 
 
-def device_of_target(device: Device, target: Any, compiler: str = "relax") -> Device:
+def device_of_target(device: Device, target: Any, compiler: str = DEFAULT_COMPILER) -> Device:
     """The device with as many threads as a target has cores.
 
     Args:
-        device: What to tune for.
+        device: The device to tune for.
         target: A TVM target, its JSON values or its text; None for the device's own.
         compiler: What compiles.
 
@@ -179,8 +166,9 @@ def device_of_target(device: Device, target: Any, compiler: str = "relax") -> De
     device = device.with_threads(int(wanted.attrs.get("num-cores", device.threads)))
     own = device_target(device, compiler)
     for name in ("mcpu", "mtriple"):
-        asked, had = (target.attrs.get(name) for target in (wanted, own))
-        differs = asked is not None and had is not None and str(asked) != str(had)
+        requested, known = (target.attrs.get(name) for target in (wanted, own))
+        both = requested is not None and known is not None
+        differs = both and str(requested) != str(known)
         if differs or wanted.kind.name != own.kind.name:
             raise ConfigError(
                 f"the target {wanted} is not that of device {device.name}, which is {own}; leave "

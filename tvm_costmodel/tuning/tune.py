@@ -1,8 +1,7 @@
-"""``tune``: a network's graph-level decisions, found with a predictor and a few measurements."""
+"""``tune``: finds a network's graph-level decisions with a predictor and a few measurements."""
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
@@ -13,24 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.errors import ConfigError, CostModelError
 from tvm_costmodel.profiling.devices import Device, resolve_device
-from tvm_costmodel.profiling.measurement import MeasurementConfig, Timing, content_key
-from tvm_costmodel.profiling.store import Store
-from tvm_costmodel.profiling.trials import TrialProfiler
-from tvm_costmodel.tuning.candidate import Candidate
-from tvm_costmodel.tuning.predictors import load_scorer
-from tvm_costmodel.tuning.report import MeasuredCandidate, TuneReport, listed_decisions
-from tvm_costmodel.tuning.result import COMPILERS, TuneResult, device_of_target, device_target
-from tvm_costmodel.tuning.search import BUDGET, strategy_for
-from tvm_costmodel.tuning.settings import MEASURE, TuneSettings
-from tvm_costmodel.tuning.space import DECISIONS_OF, DecisionSpace
-from tvm_costmodel.tuning.subject import Subject
-from tvm_costmodel.tuning.tuner import Measured, Tuning
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig, content_key
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler
+from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.tuning.backends import backend_of
+from tvm_costmodel.tuning.config import MEASURE, TuneSettings
+from tvm_costmodel.tuning.report import TuneReport
+from tvm_costmodel.tuning.report_building import build_report
+from tvm_costmodel.tuning.result import TuneResult, device_of_target, device_target
+from tvm_costmodel.tuning.scoring.loading import load_scorer
+from tvm_costmodel.tuning.search.search import BUDGET, strategy_for
+from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.task import TuneTask
+from tvm_costmodel.tuning.tuner import Tuning
 
 if TYPE_CHECKING:
     import tvm
 
-    from tvm_costmodel.predictor import Predictor
-    from tvm_costmodel.tuning.scoring import Scorer
+    from tvm_costmodel.predictors.loading import Predictor
+    from tvm_costmodel.tuning.scoring.scorer import Scorer
 
 STORE = "measurements.db"
 """The store in an output directory, where none is named."""
@@ -52,29 +53,29 @@ def tune(
     strategy: str = "auto",
     adapt: bool = False,
     minutes: float | None = None,
-    visits: int | None = None,
+    blocks: int | None = None,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     cores: Sequence[int] | None = None,
     measurement: MeasurementConfig | None = None,
-    again: bool = False,
+    force: bool = False,
     progress: bool = False,
 ) -> TuneResult:
     """Finds the graph-level decisions that make a network fastest, and compiles it with them.
 
-    The predictor scores thousands of candidates; a few are built and timed, taking turns with the
-    undecided network, and their outputs are held against its outputs. The fastest is timed once
-    more, and the default is returned where nothing beats it beyond the noise.
+    The predictor scores thousands of candidates; a few are built and timed, interleaved with the
+    default build, and their outputs are compared with its outputs. The fastest is timed once more,
+    and the default is returned where nothing beats it beyond the noise.
 
     Args:
         model: A module of the compiler with its weights as constants, or a model file.
         target: TVM's target, which must be that of the device; the device's when not given.
-        predictor: What scores candidates, see `tvm_costmodel.tuning.predictors.load_scorer`.
+        predictor: What scores candidates, see `tvm_costmodel.tuning.scoring.loading.load_scorer`.
         measure: Candidates to measure at most.
         device: What to tune for, a device or its name; ``cpu`` is this machine.
         compiler: What compiles the network: ``relax``, or ``relay`` where TVM has it.
-        store: Where measurements and the decision are kept. A later call for the same graph,
-            device and tolerance takes the decision from there. Kept in ``output`` when only that
+        store: Where measurements and the decisions are kept. A later call for the same graph,
+            device and tolerance takes the decisions from there. Kept in ``output`` when only that
             is given, nowhere when neither is.
         output: Directory for library, report and candidate; none is written when not given.
         tolerance: Largest difference of an output, relative to the largest magnitude of it.
@@ -83,12 +84,12 @@ def tune(
         strategy: ``auto``, ``exhaustive``, ``evolution``, ``beam`` or ``random``.
         adapt: Whether the predictor learns from each round's measurements before the next.
         minutes: Start no further round of measurements after this time.
-        visits: How often each build is visited in a round of turns.
-        seed: Of the search.
+        blocks: Timed blocks of each build in a paired measurement.
+        seed: Seed of the search.
         shapes: Input name -> shape, for dynamic inputs of a model file.
         cores: Cores to measure on; the last ones of this machine by default.
         measurement: How a label is taken.
-        again: Tune and measure anew what the store has already.
+        force: Tune and measure anew, even where the store has the results already.
         progress: Show a bar on standard error.
 
     Returns:
@@ -101,15 +102,15 @@ def tune(
         ModelFileError: The model cannot be read.
         CheckpointError: There is no such predictor for the device.
         MissingDependencyError: The installed TVM does not have the compiler.
-        MeasurementError: The undecided network itself cannot be built or run.
+        MeasurementError: The default build itself cannot be built or run.
         StoreError: The store cannot be written, or is another machine's.
         KeyboardInterrupt: Interrupted before anything was measured.
     """
     settings = TuneSettings(
-        measure, rounds, tolerance, candidates, strategy, adapt, minutes, visits, seed
+        measure, rounds, tolerance, candidates, strategy, adapt, minutes, blocks, seed
     )
     result = decide(
-        Subject.of(model, shapes, compiler),
+        TuneTask.of(model, shapes, compiler),
         _device(device, target, compiler),
         settings,
         predictor,
@@ -117,7 +118,7 @@ def tune(
         output=output,
         cores=cores,
         measurement=measurement,
-        again=again,
+        force=force,
         progress=progress,
     )
     if not result.report.stored:
@@ -128,12 +129,12 @@ def tune(
 
 
 def _device(device: Device | str, target: Any, compiler: str) -> Device:
-    found = resolve_device(device) if isinstance(device, str) else device
-    return device_of_target(found, target, compiler).with_compiler(compiler)
+    base = resolve_device(device) if isinstance(device, str) else device
+    return device_of_target(base, target, compiler).with_compiler(compiler)
 
 
 def decide(
-    subject: Subject,
+    task: TuneTask,
     device: Device,
     settings: TuneSettings,
     predictor: Predictor | Scorer | str | os.PathLike[str] | None = None,
@@ -142,54 +143,46 @@ def decide(
     output: str | os.PathLike[str] | None = None,
     cores: Sequence[int] | None = None,
     measurement: MeasurementConfig | None = None,
-    again: bool = False,
+    force: bool = False,
     progress: bool = False,
 ) -> TuneResult:
     """As `tune`, without compiling the winner in this program or writing any file but the store."""
     begin = time.monotonic()
-    space = space_for(subject, device, settings.tolerance)
+    space = space_for(task, device, settings.tolerance)
     key = _decision_key(space, device, settings)
     path = store if store is not None or output is None else Path(output) / STORE
-    if not again and (stored := _stored(path, key, settings)) is not None:
-        return _result_of(TuneReport.from_dict(stored), space, subject, device)
+    if not force and (stored := _stored(path, key, settings)) is not None:
+        return _result_of(TuneReport.from_dict(stored), space, task, device)
     if output is not None:
         _require_writable(Path(output))
     strategy_for(space, settings.candidates, settings.strategy)
     scorer, name = load_scorer(predictor, space, device, settings.seed)
     with _opened(path) as opened:
-        compiler = f"{COMPILERS}.{subject.compiler}"
-        made = TrialProfiler(device, opened, measurement, cores=cores, compiler=compiler)
-        with made as profiler:
-            profiler.open(subject.source(opened.path.parent))
-            tuning = Tuning(space, scorer, profiler, settings, not again, progress)
+        unopened = PairedProfiler(device, opened, measurement, cores=cores, compiler=task.compiler)
+        with unopened as profiler:
+            profiler.open(task.source(opened.path.parent))
+            tuning = Tuning(space, scorer, profiler, settings, not force, progress)
             tuning.run()
-        report = _report(tuning, subject, device, name, begin)
+        report = build_report(tuning, task, device, name, begin)
         if report.stopped != "interrupted":
             opened.put_tuned(key, _record(report, settings))
-    return _result_of(report, space, subject, device)
+    return _result_of(report, space, task, device)
 
 
-def space_for(subject: Subject, device: Device, tolerance: float) -> DecisionSpace:
+def space_for(task: TuneTask, device: Device, tolerance: float) -> DecisionSpace:
     """What can be decided for a network on a device.
 
     Raises:
         DeviceError: The compiler makes no code for the device.
     """
-    target = device_target(device, subject.compiler)
-    if subject.compiler == "relay":
-        return DecisionSpace.for_graph(subject.graph, tolerance, compiler="relay")
-    from tvm_costmodel.compilers.cpu_rule import CpuRuleConfig
-    from tvm_costmodel.compilers.cpu_rule.machine import Machine
-    from tvm_costmodel.compilers.relax import has_half_arithmetic
-
-    lanes = Machine.from_target(target, CpuRuleConfig()).lanes
-    halves = has_half_arithmetic(target)
-    return DecisionSpace.for_graph(subject.graph, tolerance, 32 * lanes, half_arithmetic=halves)
+    target = device_target(device, task.compiler)
+    limits = backend_of(task.compiler).space_limits(target)
+    return DecisionSpace.for_graph(task.graph, tolerance, compiler=task.compiler, **limits)
 
 
 def _decision_key(space: DecisionSpace, device: Device, settings: TuneSettings) -> str:
-    """Under what a decision is kept: another compiler, or other decisions, are another key."""
-    decisions = DECISIONS_OF[space.compiler]
+    """The store's key of a tuned network; it depends on compiler and declared decisions."""
+    decisions = backend_of(space.compiler).decisions
     declared = [(d.name, d.values, d.scope, dict(d.errors), d.becomes) for d in decisions]
     pipeline = space.config(space.default).key
     parts = (space.graph.hash, device.name, settings.tolerance, pipeline, declared)
@@ -208,19 +201,19 @@ def _stored(
     if store is None or (not isinstance(store, Store) and not Path(store).exists()):
         return None
     with _opened(store, write=False) as opened:
-        found = opened.tuned(key)
-    if found is None or found["measure"] < settings.measure:
+        record = opened.tuned(key)
+    if record is None or record["measure"] < settings.measure:
         return None
-    if found["minutes"] is not None and (settings.minutes or float("inf")) > found["minutes"]:
+    if record["minutes"] is not None and (settings.minutes or float("inf")) > record["minutes"]:
         return None
-    report: dict[str, Any] = found["report"]
-    said = f"{report['said']}; decided earlier, --again (again=True) tunes anew"
-    return {**report, "said": said, "stored": True, "seconds": {}}
+    report: dict[str, Any] = record["report"]
+    summary = f"{report['said']}; tuned earlier, --force (force=True) tunes anew"
+    return {**report, "said": summary, "stored": True, "seconds": {}}
 
 
 @contextmanager
 def _opened(store: Store | str | os.PathLike[str] | None, write: bool = True) -> Iterator[Store]:
-    """The store; one that is made here and gets no row is taken away again."""
+    """The store; one that is created here and gets no row is removed again."""
     if isinstance(store, Store):
         yield store
         return
@@ -229,146 +222,40 @@ def _opened(store: Store | str | os.PathLike[str] | None, write: bool = True) ->
             yield opened
         return
     path = Path(store)
-    made = [p for p in (path, *path.parents) if not p.exists()] if write else []
+    created = [p for p in (path, *path.parents) if not p.exists()] if write else []
     if write:
         path.parent.mkdir(parents=True, exist_ok=True)
-    used = not made
+    used = not created
     try:
         with Store(path, write) as opened:
             try:
                 yield opened
             finally:
-                used = not made or opened.count(status=None) > 0
+                used = not created or opened.count(status=None) > 0
     except (CostModelError, KeyboardInterrupt):
         if not used:
-            _remove(made)
+            _remove(created)
         raise
 
 
 def _require_writable(output: Path) -> None:
-    """Refuses a directory that cannot be written before work is put into what goes there."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    """Refuses an output directory that cannot be written, before anything is computed."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(
-            f"output {output}: {there} is no folder that can be written; name another"
+            f"output {output}: {existing} is no folder that can be written; name another"
         )
 
 
-def _remove(made: Sequence[Path]) -> None:
-    """Takes away a store that was made, and the folders that were made for it alone."""
-    for path in made:
+def _remove(created: Sequence[Path]) -> None:
+    """Removes a store that was created, and the folders that were created for it alone."""
+    for path in created:
         with suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _report(
-    tuning: Tuning, subject: Subject, device: Device, predictor: str, begin: float
-) -> TuneReport:
-    """What a finished tuning did."""
-    winner, space = tuning.winner, tuning.space
-    candidate = winner.candidate if winner else space.default
-    trials = tuple(_trial(tuning, measured) for measured in tuning.measured.values())
-    default_ms = _default_ms(tuning)
-    ratio = winner.ratio if winner else None
-    speedup = 1 / ratio.value if ratio else 1.0
-    timing = winner.result.timing if winner else None
-    scored = sum(found.scored for found in tuning.searches)
-    search_s = sum(found.seconds for found in tuning.searches)
-    seconds = {**tuning.seconds, "in all": time.monotonic() - begin}
-    return TuneReport(
-        model=subject.name,
-        graph_hash=subject.graph.hash,
-        device=device.name,
-        predictor=predictor,
-        strategy=tuning.searches[0].strategy,
-        tolerance=tuning.settings.tolerance,
-        default_ms=default_ms,
-        best_ms=None if default_ms is None else default_ms / speedup,
-        speedup=speedup,
-        noise=ratio.error if ratio else 0.0,
-        default_predicted_ms=_milliseconds(tuning.default.latency_s),
-        best_predicted_ms=_milliseconds(
-            (winner.pick.scored if winner else tuning.default).latency_s
-        ),
-        measured=sum(trial.status == "ok" for trial in trials),
-        reused=sum(trial.status == "ok" and trial.reused for trial in trials),
-        failed=sum(trial.status != "ok" for trial in trials),
-        scored=scored,
-        scored_per_second=scored / search_s if search_s else 0.0,
-        space=space.size,
-        joint_space=space.joint_size,
-        max_abs_err=(timing.max_abs_err or 0.0) if timing else 0.0,
-        max_rel_err=(timing.max_rel_err or 0.0) if timing else 0.0,
-        candidate=candidate.to_dict(),
-        decisions=listed_decisions(space, candidate),
-        trials=trials,
-        seconds={part: round(took, 3) for part, took in seconds.items()},
-        stopped=tuning.stopped,
-        said=_said(tuning),
-        compiler=subject.compiler,
-    )
-
-
-def _trial(tuning: Tuning, measured: Measured) -> MeasuredCandidate:
-    timing, ratio = measured.result.row.timing, measured.ratio
-    errors = [timing.max_abs_err, timing.max_rel_err] if timing else [None, None]
-    default_ms = _beside_ms(timing) if timing else None
-    scored = measured.pick.scored
-    return MeasuredCandidate(
-        decisions=measured.candidate.to_dict(),
-        why=measured.pick.why,
-        predicted_ms=_milliseconds(scored.latency_s),
-        status=measured.result.status,
-        measured_ms=default_ms * ratio.value if ratio and default_ms else None,
-        ratio=ratio.value if ratio else None,
-        noise=ratio.error if ratio else None,
-        max_abs_err=_finite(errors[0]),
-        max_rel_err=_finite(errors[1]),
-        error=measured.result.row.error,
-        reused=measured.result.reused,
-        confirmed=measured.confirmed,
-    )
-
-
-def _default_ms(tuning: Tuning) -> float | None:
-    """The undecided network's latency: of the winner's rounds where there is one."""
-    timing = tuning.winner.result.timing if tuning.winner else tuning.default_timing
-    if timing is None:
-        return None
-    beside = _beside_ms(timing)
-    return timing.latency_s * 1e3 if beside is None else beside
-
-
-def _beside_ms(timing: Timing) -> float | None:
-    return min(latency for latency, _ in timing.beside) * 1e3 if timing.beside else None
-
-
-def _milliseconds(seconds: float) -> float | None:
-    return _finite(seconds * 1e3)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _said(tuning: Tuning) -> str:
-    """The outcome in words."""
-    tried = len(tuning.measured)
-    if not tuning.space.choices:
-        return "nothing can be decided for this network within the tolerance: the default it is"
-    if tuning.winner is not None and tuning.winner.confirmed:
-        said = f"the best of {tried} measured candidates, confirmed beside the default"
-    elif tuning.winner is not None:
-        said = f"the best of {tried} measured candidates, not confirmed by a second measurement"
-    else:
-        said = f"none of {tried} measured candidates beats the default beyond noise: it is kept"
-    if tuning.stopped == "interrupted":
-        said = f"interrupted; so far: {said}"
-    return f"{said}; time was up" if tuning.stopped == "minutes" else said
-
-
 def _result_of(
-    report: TuneReport, space: DecisionSpace, subject: Subject, device: Device
+    report: TuneReport, space: DecisionSpace, task: TuneTask, device: Device
 ) -> TuneResult:
     candidate = Candidate.from_dict(report.candidate)
-    return TuneResult(report, candidate, space.config(candidate), subject, device)
+    return TuneResult(report, candidate, space.config(candidate), task, device)

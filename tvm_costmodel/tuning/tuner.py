@@ -12,76 +12,82 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from tvm_costmodel.errors import CheckpointError
-from tvm_costmodel.profiling.measurement import Timing
-from tvm_costmodel.profiling.trials import Trial, TrialProfiler, TrialResult, clocked
-from tvm_costmodel.tuning.candidate import Candidate
+from tvm_costmodel.profiling.measuring.record import Timing
+from tvm_costmodel.profiling.paired_profiler import (
+    PairedProfiler,
+    VariantResult,
+    VariantRun,
+    clocked,
+)
+from tvm_costmodel.tuning.config import TuneSettings
 from tvm_costmodel.tuning.report import Ratio, ratio_of
-from tvm_costmodel.tuning.search import Scored, SearchResult, search
-from tvm_costmodel.tuning.selection import FAILED, Outcome, Pick, choose
-from tvm_costmodel.tuning.settings import TuneSettings
-from tvm_costmodel.tuning.space import DecisionSpace
+from tvm_costmodel.tuning.search.acquisition import FAILED, Outcome, Proposal, propose
+from tvm_costmodel.tuning.search.ledger import Scored
+from tvm_costmodel.tuning.search.search import SearchResult, search
+from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
 if TYPE_CHECKING:
-    from tvm_costmodel.tuning.scoring import Scorer
+    from tvm_costmodel.tuning.scoring.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
-_GROUP = 4  # candidates that take turns with one another: an interrupt loses at most so many
+_GROUP = 4  # candidates whose timing is interleaved: an interrupt loses at most so many
 _CONFIRMED = 3  # favourites that are measured a second time
 _UNSURE = 4  # one in so many measurements goes to what the model knows least about
 _SEARCH_SHARE = 0.25  # of the minutes, for all searches together
 
 
 @dataclass(frozen=True)
-class Measured:
+class Trial:
     """A measured candidate.
 
     Attributes:
-        pick: What was measured and why.
-        result: The row and whether it was there already.
+        proposal: The candidate, and why it was proposed.
+        result: Its row, and whether the store had it already.
         ratio: Its latency over the default's; None where it failed.
         confirmed: Whether this is its second measurement.
     """
 
-    pick: Pick
-    result: TrialResult
+    proposal: Proposal
+    result: VariantResult
     ratio: Ratio | None
     confirmed: bool = False
 
     @property
     def candidate(self) -> Candidate:
-        """What was decided."""
-        return self.pick.scored.candidate
+        """The candidate."""
+        return self.proposal.scored.candidate
 
 
 @dataclass
 class Tuning:
-    """One tuning in progress; `run` goes through it, the other attributes tell of it.
+    """One tuning in progress: `run` carries it out, and the attributes hold its state.
 
     Attributes:
         space: What can be decided.
         scorer: What predicts latencies.
-        profiler: Measures; the network is open in it.
+        profiler: What measures; the network is open in it.
         settings: Budgets.
         reuse: Take rows that the store has already.
         progress: Show a bar on standard error.
-        measured: Every candidate that was measured, in that order.
-        searches: What each search found.
+        measured: Trial of every candidate that was measured, in that order.
+        searches: Result of each search.
         winner: The confirmed candidate that beats the default beyond noise; None where none does.
         stopped: Why it ended.
         seconds: Where the time went.
-        default_timing: A timing of, or beside, the undecided network.
+        default_timing: A timing of the default build, or of a variant that was timed with it.
     """
 
     space: DecisionSpace
     scorer: Scorer
-    profiler: TrialProfiler
+    profiler: PairedProfiler
     settings: TuneSettings
     reuse: bool = True
     progress: bool = False
-    measured: dict[Candidate, Measured] = field(default_factory=dict)
+    measured: dict[Candidate, Trial] = field(default_factory=dict)
     searches: list[SearchResult] = field(default_factory=list)
-    winner: Measured | None = None
+    winner: Trial | None = None
     stopped: str = "finished"
     seconds: dict[str, float] = field(default_factory=dict)
     default_timing: Timing | None = None
@@ -92,7 +98,7 @@ class Tuning:
 
         Raises:
             DeviceError: The device cannot be reached.
-            MeasurementError: The undecided network itself cannot be built or run.
+            MeasurementError: The default build itself cannot be built or run.
             StoreError: The store cannot be written.
         """
         self._begin = time.monotonic()
@@ -127,21 +133,21 @@ class Tuning:
             if not number or self.settings.adapt:
                 self._search(number)
             last = number == len(shares) - 1 and number > 0
-            picks = choose(
+            proposals = propose(
                 self.searches[-1].ranked,
                 self.default,
-                {measured.candidate: _outcome(measured) for measured in self.measured.values()},
+                {trial.candidate: _outcome(trial) for trial in self.measured.values()},
                 share,
                 0 if last else share // _UNSURE,
             )
-            self._measure(picks)
+            self._measure(proposals)
 
     def _search(self, number: int) -> None:
         settings = self.settings
         new = {
-            candidate: m.ratio.value
-            for candidate, m in self.measured.items()
-            if m.ratio is not None and candidate not in self._learnt
+            candidate: trial.ratio.value
+            for candidate, trial in self.measured.items()
+            if trial.ratio is not None and candidate not in self._learnt
         }
         if new:
             with clocked(self.seconds, "learning"):
@@ -151,7 +157,7 @@ class Tuning:
         if settings.minutes is not None:
             seconds = settings.minutes * 60 * _SEARCH_SHARE / len(settings.shares())
         with clocked(self.seconds, "search"):
-            found = search(
+            result = search(
                 self.space,
                 self.scorer,
                 settings.candidates,
@@ -160,44 +166,44 @@ class Tuning:
                 settings.seed + number,
                 start=list(self.measured),
             )
-        self.searches.append(found)
+        self.searches.append(result)
         if not math.isfinite(self.default.latency_s):
             raise CheckpointError(
-                "the predictor gives no latency for this network, so that nothing can be held "
-                "against it; use another predictor"
+                "the predictor gives no latency for this network, so that no candidate can be "
+                "compared with it; use another predictor"
             )
 
-    def _measure(self, picks: Sequence[Pick], rounds: int | None = None) -> list[Measured]:
-        """Measures candidates; more rounds than usual mean a confirmation, of which all is new."""
-        done: list[Measured] = []
+    def _measure(self, proposals: Sequence[Proposal], rounds: int | None = None) -> list[Trial]:
+        """Measures candidates; with ``rounds`` it is a confirmation, which reuses no row."""
+        done: list[Trial] = []
         confirming = rounds is not None
-        for at in range(0, len(picks), _GROUP):
+        for at in range(0, len(proposals), _GROUP):
             if done and self._late() and not confirming:
                 break
-            group = picks[at : at + _GROUP]
-            trials = [self._trial(pick.scored.candidate) for pick in group]
+            group = proposals[at : at + _GROUP]
+            runs = [self._variant_run(proposal.scored.candidate) for proposal in group]
             results = self.profiler.measure(
-                trials,
+                runs,
                 self.settings.tolerance,
-                rounds or self.settings.visits,
+                rounds or self.settings.blocks,
                 reuse=self.reuse and not confirming,
             )
-            for pick, result in zip(group, results, strict=True):
-                done.append(self._kept(pick, result, confirming))
+            for proposal, result in zip(group, results, strict=True):
+                done.append(self._keep(proposal, result, confirming))
         return done
 
-    def _trial(self, candidate: Candidate) -> Trial:
-        return Trial(self.space.config_fields(candidate), candidate.to_dict())
+    def _variant_run(self, candidate: Candidate) -> VariantRun:
+        return VariantRun(self.space.config_fields(candidate), candidate.to_dict())
 
-    def _kept(self, pick: Pick, result: TrialResult, confirmed: bool) -> Measured:
+    def _keep(self, proposal: Proposal, result: VariantResult, confirmed: bool) -> Trial:
         timing = result.timing
         ratio = ratio_of(timing) if timing is not None else None
-        measured = Measured(pick, result, ratio, confirmed)
-        self.measured[measured.candidate] = measured
-        if result.row.timing is not None and result.row.timing.beside:
+        trial = Trial(proposal, result, ratio, confirmed)
+        self.measured[trial.candidate] = trial
+        if result.row.timing is not None and result.row.timing.baseline_blocks:
             self.default_timing = result.row.timing
         self._show(confirmed)
-        return measured
+        return trial
 
     def _show(self, confirmed: bool) -> None:
         good = [m.ratio.value for m in self.measured.values() if m.ratio is not None]
@@ -206,28 +212,30 @@ class Tuning:
         self._bar.set_postfix_str(f"best {best}, failed {failed}", refresh=False)
         self._bar.update(0 if confirmed else 1)
 
-    def _faster(self) -> list[Measured]:
+    def _faster(self) -> list[Trial]:
         """Candidates that were faster than the default beyond noise, the fastest first."""
         good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.beats_default]
         return sorted(good, key=_log_ratio)
 
-    def _confirm(self) -> Measured | None:
+    def _confirm(self) -> Trial | None:
         """Measures the favourites again: the fastest of many is often just a lucky one."""
         good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.log < 0]
         waiting = sorted(good, key=_log_ratio)
-        rounds = 2 * (self.settings.visits or self.profiler.measurement.visits)
+        rounds = 2 * (self.settings.blocks or self.profiler.measurement.blocks)
         while waiting:
-            tried, waiting = waiting[:_CONFIRMED], waiting[_CONFIRMED:]
-            again = self._measure([m.pick for m in tried], rounds)
-            right = [m for m in again if m.ratio is not None]
-            if right:
-                best = min(right, key=_log_ratio)
+            favourites, waiting = waiting[:_CONFIRMED], waiting[_CONFIRMED:]
+            confirmed = self._measure([m.proposal for m in favourites], rounds)
+            good = [m for m in confirmed if m.ratio is not None]
+            if good:
+                best = min(good, key=_log_ratio)
                 return best if best.ratio is not None and best.ratio.beats_default else None
         return None
 
     def _time_default(self) -> None:
-        """Times the undecided network where no candidate did it on the side."""
-        (result,) = self.profiler.measure([Trial()], math.inf, self.settings.visits, reuse=True)
+        """Times the default build where no candidate was timed together with it."""
+        (result,) = self.profiler.measure(
+            [VariantRun()], math.inf, self.settings.blocks, reuse=True
+        )
         self.default_timing = result.timing
 
     def _late(self) -> bool:
@@ -235,11 +243,11 @@ class Tuning:
         return minutes is not None and time.monotonic() - self._begin > minutes * 60
 
 
-def _log_ratio(measured: Measured) -> float:
-    return measured.ratio.log if measured.ratio is not None else math.inf
+def _log_ratio(trial: Trial) -> float:
+    return trial.ratio.log if trial.ratio is not None else math.inf
 
 
-def _outcome(measured: Measured) -> Outcome:
-    if measured.ratio is None:
+def _outcome(trial: Trial) -> Outcome:
+    if trial.ratio is None:
         return FAILED
-    return Outcome(measured.ratio.log, measured.ratio.error)
+    return Outcome(trial.ratio.log, trial.ratio.error)

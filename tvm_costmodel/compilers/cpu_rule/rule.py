@@ -1,49 +1,59 @@
-"""The schedule rule: templates in order, and a record of what none of them took."""
+"""The schedule rule: tries templates in order, and records the functions that none of them fits."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import logging
-from functools import cache
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base.schedule_rule import ScheduleRule
 
+from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import (
+    FUNCTION_NAME,
+    FunctionFacts,
+    analyse,
+)
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
-from tvm_costmodel.compilers.cpu_rule.facts import FUNCTION_NAME, FunctionFacts, analyse
-from tvm_costmodel.compilers.cpu_rule.fallback import schedule_plain
-from tvm_costmodel.compilers.cpu_rule.machine import Machine
-from tvm_costmodel.compilers.cpu_rule.template import Template
+from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
+from tvm_costmodel.compilers.cpu_rule.templates import (
+    conv,
+    depthwise,
+    elementwise,
+    im2col,
+    pooling,
+    reduction,
+    winograd,
+)
+from tvm_costmodel.compilers.cpu_rule.templates.base import Template
+from tvm_costmodel.compilers.cpu_rule.templates.fallback import schedule_plain
 from tvm_costmodel.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever a template changes what it makes of a function: latencies measured under another
+# Raised whenever a template schedules some function differently: latencies measured under another
 # version are not comparable.
 RULE_VERSION = 1
 
-# Modules of this package with a TEMPLATES tuple, in the order in which they are asked.
-_TEMPLATE_MODULES = (
-    "winograd",
-    "im2col",
-    "depthwise",
-    "conv",
-    "pooling",
-    "reduction",
-    "elementwise",
+# In the order in which they are tried.
+TEMPLATES: tuple[Template, ...] = (
+    *winograd.TEMPLATES,
+    *im2col.TEMPLATES,
+    *depthwise.TEMPLATES,
+    *conv.TEMPLATES,
+    *pooling.TEMPLATES,
+    *reduction.TEMPLATES,
+    *elementwise.TEMPLATES,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Unscheduled:
-    """A function that no template took.
+    """A function that no template fits.
 
     Attributes:
         name: The function's name.
-        reason: What the templates said.
+        reason: Why the templates do not fit.
     """
 
     name: str
@@ -51,16 +61,6 @@ class Unscheduled:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
-
-
-@cache
-def templates() -> tuple[Template, ...]:
-    """Returns every template, in the order in which the rule asks them."""
-    found: list[Template] = []
-    for module in _TEMPLATE_MODULES:
-        if importlib.util.find_spec(f"{__package__}.{module}") is not None:
-            found.extend(importlib.import_module(f"{__package__}.{module}").TEMPLATES)
-    return tuple(found)
 
 
 class CpuScheduleRule(ScheduleRule):
@@ -71,15 +71,15 @@ class CpuScheduleRule(ScheduleRule):
 
     Attributes:
         config: Tile parameters.
-        unscheduled: Functions that no template took, in the order they came; they got plain vector
-            and parallel loops where those could be had.
-        taken: For each function, the name of the template that took it.
+        unscheduled: Functions that no template fits, in the order they came; they got plain vector
+            and parallel loops where possible.
+        template_of: For each function, the name of the template that scheduled it.
     """
 
     def __init__(self, config: CpuRuleConfig | None = None) -> None:
         self.config = config or CpuRuleConfig()
         self.unscheduled: list[Unscheduled] = []
-        self.taken: dict[str, str] = {}
+        self.template_of: dict[str, str] = {}
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
@@ -92,7 +92,7 @@ class CpuScheduleRule(ScheduleRule):
             tunable: Ignored; the rule makes one schedule.
 
         Returns:
-            The schedule; None only where not even the plain loops could be had.
+            The schedule; None only where not even plain loops are possible.
         """
         if not isinstance(func, tirx.PrimFunc) or target.kind.name != "llvm":
             return None
@@ -106,14 +106,14 @@ class CpuScheduleRule(ScheduleRule):
         machine = Machine.from_target(target, config)
         reasons = []
         untouched = base.mod["main"]
-        for template in templates():
+        for template in TEMPLATES:
             try:
                 sch = template.apply(base, facts, config, machine)
             except Exception as error:
                 reasons.append(f"{template.name}: {type(error).__name__}: {_first_line(error)}")
                 sch = None
             if sch is not None:
-                self.taken[facts.name] = template.name
+                self.template_of[facts.name] = template.name
                 _check_decision(facts, template.name, reasons)
                 return sch
             if not base.mod["main"].same_as(untouched):
@@ -138,19 +138,20 @@ class CpuScheduleRule(ScheduleRule):
     def _name(self, func: tirx.PrimFunc) -> str:
         attrs = func.attrs or {}
         name = attrs.get("global_symbol") or attrs.get(FUNCTION_NAME)
-        return str(name) if name else f"function_{len(self.taken) + len(self.unscheduled)}"
+        return str(name) if name else f"function_{len(self.template_of) + len(self.unscheduled)}"
 
 
 def _check_decision(facts: FunctionFacts, template: str, reasons: list[str]) -> None:
-    """Refuses a build that is not what was decided.
+    """Refuses a schedule that does not follow the decision.
 
     Raises:
-        BuildError: The kernel is made by another algorithm.
+        BuildError: The kernel runs another algorithm than the decision names.
     """
     algorithm = facts.decision.algorithm
     if algorithm != "direct" and not algorithm.startswith(template):
+        reason = "; ".join(reasons) or "its kernel size or stride does not fit"
         raise BuildError(
-            f"{facts.name} cannot run as {algorithm} ({'; '.join(reasons) or 'no such window'}); "
+            f"{facts.name} cannot run as {algorithm} ({reason}); "
             "leave the algorithm of this operator at direct"
         )
 

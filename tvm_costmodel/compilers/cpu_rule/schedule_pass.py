@@ -7,17 +7,17 @@ from tvm import relax, tirx
 from tvm.ir import Call, GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
 
-from tvm_costmodel.compilers.cpu_rule.arithmetic import expand_function, has_library_calls
-from tvm_costmodel.compilers.cpu_rule.facts import CONSTANT_PARAMETERS, FUNCTION_NAME
-from tvm_costmodel.compilers.cpu_rule.minimal_filtering import FilteringWeights
-from tvm_costmodel.compilers.cpu_rule.packing import (
+from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import CONSTANT_PARAMETERS, FUNCTION_NAME
+from tvm_costmodel.compilers.cpu_rule.emit.packing import (
     PACKED_PARAMETERS,
     PackedParameter,
     load_packed,
 )
+from tvm_costmodel.compilers.cpu_rule.emit.vector_math import expand_function, has_library_calls
 from tvm_costmodel.compilers.cpu_rule.rule import CpuScheduleRule
+from tvm_costmodel.compilers.cpu_rule.templates.winograd_transforms import WinogradWeights
 
-_Packed = PackedParameter | FilteringWeights
+_Packed = PackedParameter | WinogradWeights
 
 
 def schedule_module(
@@ -25,15 +25,15 @@ def schedule_module(
 ) -> tvm.IRModule:
     """Schedules every PrimFunc of a module of Relax functions and PrimFuncs.
 
-    Use it after ``FuseTIR``, while the Relax functions still call PrimFuncs by ``call_tir``. Beside
-    what ``dlight.ApplyDefaultSchedule`` does, it tells the rule each function's name and which
-    parameters are constants at every call, and re-orders those constants where a template asked
-    for it.
+    Use it after ``FuseTIR``, while the Relax functions still call PrimFuncs by ``call_tir``. In
+    addition to what ``dlight.ApplyDefaultSchedule`` does, it passes the rule each function's name
+    and which parameters are constants at every call, and re-orders those constants where a
+    template packs them.
 
     Args:
         mod: The module; it is not changed.
         target: An LLVM target.
-        rule: The rule; its ``unscheduled`` and ``taken`` are appended to.
+        rule: The rule; its ``unscheduled`` and ``template_of`` grow.
 
     Returns:
         The module with its PrimFuncs scheduled and marked ``tirx.is_scheduled``.
@@ -68,7 +68,7 @@ def constant_parameters(mod: tvm.IRModule) -> dict[str, set[int]]:
     for _, func in mod.functions_items():
         if isinstance(func, relax.Function):
             calls.visit_expr(func)
-    return calls.found
+    return calls.constants_of
 
 
 @visitor
@@ -77,18 +77,22 @@ class _ConstantArguments(PyExprVisitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, set[int]] = {}
+        self.constants_of: dict[str, set[int]] = {}
 
     def visit_call_(self, call: Call) -> None:
         if _is_call_tir(call):
             name = call.args[0].name_hint
-            here = {i for i, a in enumerate(call.args[1].fields) if isinstance(a, GenericConst)}
-            self.found[name] = self.found[name] & here if name in self.found else here
+            constants = {
+                i for i, a in enumerate(call.args[1].fields) if isinstance(a, GenericConst)
+            }
+            self.constants_of[name] = (
+                self.constants_of[name] & constants if name in self.constants_of else constants
+            )
         elif any(isinstance(arg, GlobalVar) for arg in call.args):
             # Called in some other way: nothing is known of its arguments.
             for arg in call.args:
                 if isinstance(arg, GlobalVar):
-                    self.found[arg.name_hint] = set()
+                    self.constants_of[arg.name_hint] = set()
 
 
 def _is_call_tir(call: Call) -> bool:
@@ -97,7 +101,7 @@ def _is_call_tir(call: Call) -> bool:
 
 @mutator
 class _PackArguments(PyExprMutator):
-    """Replaces plain constants by packed ones at the calls of functions that want them."""
+    """Replaces plain constants by packed ones at the calls of functions that read them packed."""
 
     def __init__(
         self,
@@ -107,19 +111,19 @@ class _PackArguments(PyExprMutator):
     ) -> None:
         super().__init__(mod)
         self.packed, self.variables = packed, variables
-        self.done: dict[tuple[int, _Packed], GenericConst] = {}
+        self.cache: dict[tuple[int, _Packed], GenericConst] = {}
 
     def visit_call_(self, call: Call) -> Call:
         if not _is_call_tir(call) or call.args[0].name_hint not in self.packed:
             return call
         name = call.args[0].name_hint
         arguments = list(call.args[1].fields)
-        for wanted in self.packed[name]:
-            plain = arguments[wanted.parameter]
-            key = (hash(plain), wanted)
-            if key not in self.done:
-                self.done[key] = relax.const(wanted.pack(plain.value.numpy()))
-            arguments[wanted.parameter] = self.done[key]
+        for packing in self.packed[name]:
+            plain = arguments[packing.parameter]
+            key = (hash(plain), packing)
+            if key not in self.cache:
+                self.cache[key] = relax.const(packing.pack(plain.value.numpy()))
+            arguments[packing.parameter] = self.cache[key]
         args = [self.variables[name], relax.Tuple(arguments), *call.args[2:]]
         return Call(call.op, args, call.attrs, call.ty_args)
 

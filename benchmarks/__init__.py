@@ -1,0 +1,1 @@
+"""Commands that print the project's figures, a folder for each group of figures."""

@@ -1,0 +1,1 @@
+"""Speed of the compile pipeline, the CPU schedule rule and the exporters."""

@@ -1,0 +1,1 @@
+"""Graph-level tuning against other engines and other search strategies."""

@@ -1,0 +1,1 @@
+"""Noise of labels, and what a killed profiling run loses."""

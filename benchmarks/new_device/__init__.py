@@ -1,0 +1,1 @@
+"""Predicting a new device from few measurements."""

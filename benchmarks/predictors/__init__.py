@@ -1,0 +1,1 @@
+"""Predictors on the project's own labels, and their speed."""

@@ -1,0 +1,1 @@
+"""Relay: export, labels, tuning."""

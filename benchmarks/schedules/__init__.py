@@ -1,0 +1,1 @@
+"""Cost models of kernel schedules inside AutoTVM and auto_scheduler."""

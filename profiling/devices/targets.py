@@ -1,0 +1,24 @@
+"""TVM's target for a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_costmodel.compilers.compiler import Compiler
+    from tvm_costmodel.profiling.devices import Device
+
+
+def make_target(device: Device, compiler: Compiler) -> tvm.target.Target:
+    """The target that a compiler builds for on a device; imports TVM.
+
+    Raises:
+        DeviceError: TVM has no LLVM, or none that makes code for this machine.
+    """
+    if device.target.get("mcpu") == "host":
+        return compiler.cpu_target(device.threads)
+    import tvm
+
+    return tvm.target.Target({**device.target, "num-cores": device.threads})

@@ -1,0 +1,1 @@
+"""Label files: compressed JSON Lines of networks and of their variants."""

@@ -1,0 +1,74 @@
+"""Label files: JSON Lines, compressed as ``.jsonl.xz``, whose first line is a header."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.atomic_files import write_atomically
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.profiling.store.serialization import dumps
+
+
+@dataclass(frozen=True)
+class LineFormat:
+    """A kind of label file.
+
+    Attributes:
+        name: ``format`` in its header.
+        version: ``version`` in its header; another one is refused.
+        what: What messages call the file.
+    """
+
+    name: str
+    version: int
+    what: str
+
+    def write(self, path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a header and the lines after it, atomically; equal lines give equal bytes.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        text = "".join(dumps(line) + "\n" for line in lines)
+        packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
+        try:
+            write_atomically(path, packed)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {path}: {error}; free space or choose another path"
+            ) from error
+
+    def read(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yields the header, checked, then every further line.
+
+        Raises:
+            StoreError: The file is missing, foreign, damaged or of another version.
+        """
+        if not path.exists():
+            raise StoreError(
+                f"{path} does not exist; give a .db store or an exported .jsonl.xz file"
+            )
+        try:
+            with lzma.open(path, "rt", encoding="utf-8") as stream:
+                header = json.loads(stream.readline() or "{}")
+                if not isinstance(header, dict) or header.get("format") != self.name:
+                    raise StoreError(
+                        f"{path} is not a {self.what} file of this package (no such header)"
+                    )
+                if header.get("version") != self.version:
+                    raise StoreError(
+                        f"{path} has {self.what} format {header.get('version')}, this version "
+                        f"reads {self.version}; export the store again with this version"
+                    )
+                yield header
+                for text in stream:
+                    yield json.loads(text)
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise StoreError(
+                f"{path} is damaged or not an .xz {self.what} file: {error}"
+            ) from error

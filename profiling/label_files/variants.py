@@ -1,0 +1,261 @@
+"""Variants as labels: networks, each measured under several decisions, interleaved.
+
+In a store, variants are rows whose pipeline lists its decisions. The file is ``.jsonl.xz`` like
+that of `tvm_costmodel.profiling.label_files.networks`: a header, then a line for each network with
+its variants. Equal stores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.profiling.label_files.jsonl_xz import LineFormat
+from tvm_costmodel.profiling.measuring.record import Measurement, content_key, quantile
+from tvm_costmodel.profiling.store.serialization import dumps
+from tvm_costmodel.profiling.store.store import Store
+
+FORMAT = LineFormat("tvm-costmodel-variants", 1, "variants")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network under one set of decisions.
+
+    Attributes:
+        decisions: As `tvm_costmodel.tuning.space.candidate.Candidate.to_dict` writes them.
+        status: See `tvm_costmodel.profiling.measuring.record.STATUSES`.
+        ratio: Latency over the baseline's in the same rounds; NaN where it failed.
+        noise: (median - minimum) / minimum of the repeats; NaN where it failed.
+        max_rel_err: Largest difference of an output, relative to its largest magnitude; NaN where
+            outputs were not compared.
+    """
+
+    decisions: Mapping[str, Any]
+    status: str
+    ratio: float
+    noise: float
+    max_rel_err: float
+
+
+@dataclass(frozen=True)
+class VariantGroup:
+    """One network and its variants.
+
+    Attributes:
+        graph: The network before any pass.
+        graph_hash: Its content hash.
+        family: Family of networks.
+        source: Where it came from, as JSON values.
+        latency_s: Seconds of the baseline, the default build, at the machine's usual speed.
+        variants: The measured variants.
+    """
+
+    graph: OpGraph
+    graph_hash: str
+    family: str
+    source: Mapping[str, Any]
+    latency_s: float
+    variants: tuple[Variant, ...]
+
+    @property
+    def good(self) -> tuple[Variant, ...]:
+        """The variants that have a label."""
+        return tuple(v for v in self.variants if v.status == "ok")
+
+
+@dataclass(frozen=True)
+class VariantSet:
+    """Variants of many networks on one device.
+
+    Attributes:
+        device: Name of the device.
+        pipeline_key: Pipeline of the baselines.
+        reference_s: The reference kernel's median time, which latencies are scaled by.
+        groups: The networks with their variants, by graph hash.
+    """
+
+    device: str
+    pipeline_key: str
+    reference_s: float
+    groups: tuple[VariantGroup, ...]
+
+    @property
+    def hash(self) -> str:
+        """Content key over device, pipeline, networks and ratios."""
+        rows = [
+            (
+                g.graph_hash,
+                f"{g.latency_s:.6g}",
+                [(dumps(v.decisions), f"{v.ratio:.6g}") for v in g.good],
+            )
+            for g in self.groups
+        ]
+        return content_key(self.device, self.pipeline_key, rows)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+def read_variants(path: str | Path, device: str | None = None) -> VariantSet:
+    """Reads variants from a store (``.db``) or an exported file (``.jsonl.xz``).
+
+    Args:
+        path: The store or file.
+        device: Whose variants to take; may be left out when there is one device only.
+
+    Raises:
+        StoreError: Missing, damaged or foreign file, no variants, or several devices or baseline
+            pipelines to choose from.
+    """
+    lines = FORMAT.read(Path(path)) if str(path).endswith(".xz") else _lines(path, device)
+    header = next(lines)
+    if device is not None and header["device"] != device:
+        raise StoreError(f"{path} holds variants of {header['device']!r}, not of {device!r}")
+    groups = tuple(_group(line) for line in lines)
+    return VariantSet(header["device"], header["pipeline_key"], header["reference_s"], groups)
+
+
+def export_variants(
+    stores: Sequence[str | Path], path: str | Path, device: str | None = None
+) -> dict[str, Any]:
+    """Writes the variants of one or several stores as a ``.jsonl.xz`` file, atomically.
+
+    Returns:
+        The header that the file begins with.
+
+    Raises:
+        StoreError: As `read_variants`; or the file cannot be written.
+    """
+    headers, networks = [], []
+    for store in stores:
+        header, *lines = _lines(store, device)
+        headers.append(header)
+        # Latencies are scaled to the speed of the first store's machine.
+        speed = headers[0]["reference_s"] / header["reference_s"]
+        networks += [{**n, "latency_s": _seven_figures(n["latency_s"] * speed)} for n in lines]
+    if len({(h["device"], h["pipeline_key"]) for h in headers}) > 1:
+        raise StoreError("the stores hold variants of several devices or pipelines; export each")
+    networks.sort(key=lambda line: line["graph_hash"])
+    merged = {**headers[0], **_counts(networks)}
+    for header in headers[1:]:
+        merged["environments"] = {**merged["environments"], **header["environments"]}
+    FORMAT.write(path, (merged, *networks))
+    return merged
+
+
+def _seven_figures(value: float) -> float:
+    """A number to seven significant figures, far below the noise."""
+    return float(f"{value:.7g}")
+
+
+def _three_figures(error: float | None) -> float | None:
+    """A difference of outputs to three significant figures; None where there was no comparison."""
+    return None if error is None else float(f"{error:.3g}")
+
+
+def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
+    """The lines of a file with a store's variants."""
+    with Store(path, write=False) as store:
+        rows = [r for r in store.measurements(device, status=None) if r.graph_hash]
+        environments = store.environments()
+    with_decisions = [row for row in rows if row.pipeline.get("decisions")]
+    devices = sorted({row.device for row in with_decisions})
+    if len(devices) != 1:
+        names = ", ".join(devices) or "none"
+        raise StoreError(
+            f"{path} holds variants of {len(devices)} devices ({names}); name one, or measure some "
+            "with `tvm-costmodel profile --suite default --variants 7`"
+        )
+    baseline_of = {
+        row.graph_hash: row for row in rows if not row.pipeline.get("decisions") and row.timing
+    }
+    variants: dict[str, list[Measurement]] = {}
+    for row in with_decisions:
+        if row.graph_hash in baseline_of:
+            variants.setdefault(row.graph_hash, []).append(row)
+    keys = {baseline_of[graph_hash].config_key for graph_hash in variants}
+    if len(keys) != 1:
+        raise StoreError(
+            f"{path} holds variants of {len(keys)} baseline pipelines; use one store each"
+        )
+    baselines = [baseline_of[graph_hash] for graph_hash in sorted(variants)]
+    references = [row.timing.reference_s for row in baselines if row.timing is not None]
+    reference_s = _seven_figures(quantile(references, 0.5))
+    networks = [_network_line(row, variants[row.graph_hash], reference_s) for row in baselines]
+    ids = {row.environment_id for row in baselines}
+    yield {
+        "format": FORMAT.name,
+        "version": FORMAT.version,
+        "device": devices[0],
+        "pipeline_key": keys.pop(),
+        "protocol": baselines[0].protocol,
+        "environments": {key: facts for key, facts in environments.items() if key in ids},
+        "reference_s": reference_s,
+        **_counts(networks),
+    }
+    yield from networks
+
+
+def _counts(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    statuses = Counter(v["status"] for line in networks for v in line["variants"])
+    return {
+        "networks": len(networks),
+        "statuses": dict(sorted(statuses.items())),
+        "families": dict(sorted(Counter(line["family"] for line in networks).items())),
+    }
+
+
+def _network_line(
+    row: Measurement, variants: Sequence[Measurement], reference_s: float
+) -> dict[str, Any]:
+    assert row.timing is not None
+    lines = [_variant_line(v) for v in variants]
+    return {
+        "graph_hash": row.graph_hash,
+        "graph": json.loads(row.graph),
+        "family": row.family,
+        "source": dict(row.source),
+        "latency_s": _seven_figures(row.timing.relative * reference_s),
+        "variants": sorted(lines, key=lambda line: dumps(line["decisions"])),
+    }
+
+
+def _variant_line(row: Measurement) -> dict[str, Any]:
+    line: dict[str, Any] = {"decisions": row.pipeline["decisions"], "status": row.status}
+    timing = row.timing
+    if timing is not None and timing.ratio is not None:
+        line |= {
+            "ratio": float(f"{timing.ratio:.6g}"),
+            "noise": round(timing.noise, 4),
+            "max_rel_err": _three_figures(timing.max_rel_err),
+        }
+    return line if row.status == "ok" else line | {"error": row.error[:500]}
+
+
+def _group(line: Mapping[str, Any]) -> VariantGroup:
+    nan = float("nan")
+    variants = tuple(
+        Variant(
+            v["decisions"],
+            v["status"],
+            v.get("ratio", nan),
+            v.get("noise", nan),
+            nan if v.get("max_rel_err") is None else v["max_rel_err"],
+        )
+        for v in line["variants"]
+    )
+    return VariantGroup(
+        graph=OpGraph.from_json(json.dumps(line["graph"])),
+        graph_hash=line["graph_hash"],
+        family=line["family"],
+        source=line["source"],
+        latency_s=line["latency_s"],
+        variants=variants,
+    )

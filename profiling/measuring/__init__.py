@@ -1,0 +1,1 @@
+"""One measurement: its settings, timing, environment and the record that it leaves."""

@@ -1,0 +1,304 @@
+"""Measuring one network under several pipelines, interleaved with the baseline.
+
+The gain of a decision is often smaller than the machine's drift between two labels. The builds that
+are compared are therefore timed interleaved in one worker, and each row holds the times of the
+baseline, the default build, from the same rounds as its own. A build that fails costs its row and
+at most one worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tvm_costmodel.errors import DeviceError, MeasurementError
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.profiling.measuring.cpu_affinity import off_label_cores
+from tvm_costmodel.profiling.measuring.record import Measurement, Timing
+from tvm_costmodel.profiling.outcome import now, status_of
+from tvm_costmodel.profiling.profiler import Profiler
+from tvm_costmodel.profiling.sources import Source
+from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.worker.client import WorkerFailure, error_type
+
+logger = logging.getLogger(__name__)
+
+BASELINE = "default"
+"""Name that the worker holds the default build under."""
+
+# Bytes of a build's constants, packed and transformed for its kernels, over the network's own.
+_COPIES = 3
+
+
+@dataclass(frozen=True)
+class VariantRun:
+    """A pipeline to measure a network under.
+
+    Attributes:
+        pipeline: Fields of the compiler's ``PipelineConfig`` that differ from the baseline's.
+        decisions: The decisions as JSON values, stored with the row.
+    """
+
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The outcome of a trial: its row, and whether the store had it already."""
+
+    trial: VariantRun
+    row: Measurement
+    reused: bool = False
+
+    @property
+    def status(self) -> str:
+        """Status of the row, see `tvm_costmodel.profiling.measuring.record.STATUSES`."""
+        return self.row.status
+
+    @property
+    def timing(self) -> Timing | None:
+        """The label; None where there is none."""
+        return self.row.timing if self.row.status == "ok" else None
+
+
+@contextmanager
+def clocked(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Adds what the block takes to ``seconds`` of a part."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - start
+
+
+class PairedProfiler(Profiler):
+    """Measures pipelines of one network after the other; see `Profiler` for the arguments.
+
+    Use as a context manager: the worker stays between calls and ends with it.
+    """
+
+    def __enter__(self) -> PairedProfiler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, source: Source) -> OpGraph:
+        """Makes the network of a source the one that trials measure.
+
+        Returns:
+            Its graph before any pass, whose ids decisions name.
+
+        Raises:
+            MeasurementError: The source gives no network.
+            CostModelError: The source's own error: a file that is no model, for instance.
+        """
+        self._source = source
+        self._slots: set[str] = set()
+        self._start_of_slots = 0
+        self.seconds = {"builds": 0.0, "runs": 0.0}  # of this network's trials, failed ones too
+        with off_label_cores(self.cores, self.device):
+            self._worker.refresh()
+            if not self._pipeline_key:
+                self._greet()
+            try:
+                response = self._describe()
+            except WorkerFailure as failure:
+                kind = error_type(failure.raised) or MeasurementError
+                raise kind(f"{source.family}: {failure}") from failure
+        self._graph_hash, self._graph_json = response["graph_hash"], response["graph"]
+        self._graph = OpGraph.from_json(response["graph"])
+        return self._graph
+
+    def measure(
+        self,
+        trials: Sequence[VariantRun],
+        tolerance: float | None = math.inf,
+        rounds: int | None = None,
+        reuse: bool = True,
+    ) -> list[VariantResult]:
+        """Measures the opened network under each pipeline, interleaved with the baseline.
+
+        Args:
+            trials: What to measure.
+            tolerance: Largest difference of an output from the baseline's, relative to the largest
+                magnitude of it; a trial that differs more has ``wrong_output``. None compares no
+                outputs, for pipelines that build for timing only; the rows then hold
+                no difference.
+            rounds: Timed blocks of each build; ``MeasurementConfig.blocks`` when not given.
+            reuse: Take a row that the store has already instead of measuring again.
+
+        Returns:
+            One result for each trial, in their order; rows are in the store.
+
+        Raises:
+            MeasurementError: The baseline itself cannot be built or run.
+            StoreError: The store cannot be written.
+        """
+        with off_label_cores(self.cores, self.device):
+            rows = self._empty_rows(trials)
+            results: dict[int, VariantResult] = {}
+            for i, (trial, row) in enumerate(zip(trials, rows, strict=True)):
+                stored = self.store.get(row.key) if reuse else None
+                if stored is not None and (stored.status == "ok" or not self._retry_failed):
+                    results[i] = VariantResult(trial, stored, reused=True)
+            waiting = [i for i in range(len(trials)) if i not in results]
+            size = self._group_size()
+            for start in range(0, len(waiting), size):
+                group = {i: rows[i] for i in waiting[start : start + size]}
+                done = self._group(group, tolerance, rounds or self.measurement.blocks)
+                for i, row in done.items():
+                    self.store.put_measurement(row)
+                    results[i] = VariantResult(trials[i], row)
+        return [results[i] for i in range(len(trials))]
+
+    @property
+    def baseline(self) -> Measurement | None:
+        """The stored row of the opened network's default build."""
+        return self.store.get(self._key(self._graph_hash))
+
+    def _describe(self) -> dict[str, Any]:
+        self._same_pipeline(self._worker.start())
+        limit = self.measurement.source_timeout_s
+        return self._worker.request("describe", limit, source=self._source.to_dict())
+
+    def _group_size(self) -> int:
+        """How many trials fit into memory together with the baseline."""
+        weights = sum(t.bytes for o in self._graph.operators for t in o.weights)
+        most = self.measurement.memory_limit_mib * (1 << 19) / max(1, _COPIES * weights)
+        return max(1, min(16, int(most)) - 1)
+
+    def _empty_rows(self, trials: Sequence[VariantRun]) -> list[Measurement]:
+        fields = [{**self._pipeline["config"], **trial.pipeline} for trial in trials]
+        pipelines = self._request("pipelines", fields=fields)["pipelines"]
+        rows = []
+        for trial, described in zip(trials, pipelines, strict=True):
+            settings = {**described["pipeline"], "decisions": dict(trial.decisions)}
+            rows.append(self._row_of_network(described["pipeline_key"], settings))
+        return rows
+
+    def _row_of_network(self, pipeline_key: str, pipeline: Mapping[str, Any]) -> Measurement:
+        graph = (self._graph_hash, self._graph_json)
+        return self._row(self._source, graph, (pipeline_key, pipeline))
+
+    def _request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """The response to a request that only a broken worker fails."""
+        try:
+            return self._worker.request(op, self.measurement.source_timeout_s, **fields)
+        except WorkerFailure as failure:
+            kind = error_type(failure.raised) or MeasurementError
+            raise kind(str(failure)) from failure
+
+    def _group(
+        self, rows: Mapping[int, Measurement], tolerance: float | None, rounds: int
+    ) -> dict[int, Measurement]:
+        """Builds and times rows interleaved; one by one where one of them ends the worker."""
+        done: dict[int, Measurement] = {}
+        built: list[int] = []
+        for i, row in rows.items():
+            try:
+                self._build(row)
+                built.append(i)
+            except WorkerFailure as failure:
+                self._refuse_device_fault(failure)
+                done[i] = self._failed(row, "build", failure)
+        if not built:
+            return done
+        try:
+            for i in built:  # builds again those that were lost when a later one ended the worker
+                self._build(rows[i])
+            done |= self._timed({i: rows[i] for i in built}, tolerance, rounds)
+        except WorkerFailure as failure:
+            self._refuse_device_fault(failure)
+            if len(built) == 1:
+                return done | {built[0]: self._failed(rows[built[0]], "run", failure)}
+            for i in built:
+                done |= self._group({i: rows[i]}, tolerance, rounds)
+        return done
+
+    def _build(self, row: Measurement) -> None:
+        """Builds a row's pipeline unless the worker holds it, and the baseline before it."""
+        self._worker.start()  # another one, where the last was lost
+        if not self._slots or self._worker.starts != self._start_of_slots:
+            self._describe()
+            self._slots, self._start_of_slots = set(), self._worker.starts
+            try:
+                self._build_slot(BASELINE, self._pipeline["config"])
+            except WorkerFailure as failure:
+                self._give_up(failure, "build")
+        if row.config_key not in self._slots:
+            self._build_slot(row.config_key, row.pipeline["config"])
+
+    def _build_slot(self, slot: str, pipeline: Mapping[str, Any]) -> None:
+        limit = self.measurement.build_timeout_s
+        with clocked(self.seconds, "builds"):
+            self._worker.request("build_variant", limit, slot=slot, pipeline=dict(pipeline))
+        self._slots.add(slot)
+
+    def _timed(
+        self, rows: Mapping[int, Measurement], tolerance: float | None, rounds: int
+    ) -> dict[int, Measurement]:
+        slots = [row.config_key for row in rows.values()]
+        limit = self.measurement.run_timeout_s * (1 + len(slots))
+        self._slots -= set(slots)
+        options = {"rounds": rounds, "compare": tolerance is not None, "drop": slots}
+        with clocked(self.seconds, "runs"):
+            response = self._worker.request(
+                "measure_interleaved", limit, slots=[BASELINE, *slots], **options
+            )
+        timed = response["slots"]
+        baseline = timing_from_dict(timed[BASELINE]["timing"])
+        self._store_baseline(baseline)
+        return {
+            i: self._judged(row, timed[row.config_key], baseline, tolerance)
+            for i, row in rows.items()
+        }
+
+    def _judged(
+        self, row: Measurement, timed: Mapping[str, Any], baseline: Timing, tolerance: float | None
+    ) -> Measurement:
+        """The row with its timing; with ``wrong_output`` where an output differs too much."""
+        errors: dict[str, Any] = {name: timed.get(name) for name in ("max_abs_err", "max_rel_err")}
+        timing = timing_from_dict(timed["timing"])
+        timing = replace(timing, baseline_blocks=baseline.blocks, **errors)
+        row = replace(row, timing=timing, created_at=now())
+        if tolerance is None:
+            return row
+        if not timed["finite"]:
+            return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
+        if not timed["max_rel_err"] <= tolerance:
+            text = (
+                f"an output differs by {timed['max_rel_err']:.2g} of its largest magnitude, over "
+                f"the tolerance {tolerance:.2g}"
+            )
+            return replace(row, status="wrong_output", error=text)
+        return row
+
+    def _store_baseline(self, timing: Timing) -> None:
+        row = self._row_of_network(self._pipeline_key, self._pipeline)
+        stored = self.store.get(row.key)
+        if stored is None or stored.status != "ok":
+            self.store.put_measurement(replace(row, timing=timing, created_at=now()))
+
+    def _failed(self, row: Measurement, stage: str, failure: WorkerFailure) -> Measurement:
+        status = status_of(stage, failure)
+        logger.warning("%s: %s: %s", row.family, status, str(failure)[:300])
+        return replace(row, status=status, error=self._error_text(failure), created_at=now())
+
+    def _refuse_device_fault(self, failure: WorkerFailure) -> None:
+        if error_type(failure.raised) is DeviceError:
+            raise DeviceError(str(failure)) from failure
+
+    def _give_up(self, failure: WorkerFailure, stage: str) -> None:
+        """Stores the failed baseline and raises, as there is nothing to compare a trial with."""
+        row = self._row_of_network(self._pipeline_key, self._pipeline)
+        self.store.put_measurement(self._failed(row, stage, failure))
+        raise MeasurementError(
+            f"the network cannot be measured even in its default build: {failure}"
+        ) from failure

@@ -1,0 +1,1 @@
+"""The program that builds and times networks, and the client that talks to it."""

@@ -1,0 +1,220 @@
+"""The worker: a program of its own that builds networks and times them, one request at a time.
+
+It imports TVM once and serves many networks. A crash, a hang or a memory leak in a compiler ends
+this program alone; `client.Worker` notices it, and the profiler writes the row and starts another.
+
+Run as ``python -m tvm_costmodel.profiling.worker.server``; requests come on standard input, answers
+go to what was standard output, and everything printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm_costmodel.compilers.registry import compiler_named
+from tvm_costmodel.errors import CostModelError, MissingDependencyError
+from tvm_costmodel.profiling.devices import Device
+from tvm_costmodel.profiling.devices.targets import make_target
+from tvm_costmodel.profiling.measuring.cpu_affinity import pin, rise_above_others
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+from tvm_costmodel.profiling.runners.executors import make_runner
+from tvm_costmodel.profiling.sources import source_from_dict
+from tvm_costmodel.profiling.worker.pipe import Receiver, send
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Session:
+    """What the worker holds between requests: a device and the current network."""
+
+    def __init__(self) -> None:
+        self._module: Any = None
+        self._build: Any = None
+        self._interleaved: Any = None
+
+    def start(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Pins itself to its cores, loads TVM, connects to the device."""
+        self._cores = tuple(request["cores"])
+        pin(self._cores)
+        rise_above_others()
+        try:
+            self._compiler = compiler_named(request["compiler"])
+            self._compiler.require()
+            importlib.import_module("tvm")
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"measuring needs Apache TVM, which does not import here: {error}; "
+                "install it with `pip install tvm-costmodel`"
+            ) from error
+        from tvm_costmodel.profiling.measuring.environment import machine_facts
+        from tvm_costmodel.profiling.measuring.timing import ReferenceHistory
+        from tvm_costmodel.profiling.worker.interleaved import InterleavedTimer
+
+        device = Device.from_dict(request["device"])
+        self._config = MeasurementConfig.from_dict(request["measurement"])
+        self._target = make_target(device, self._compiler)
+        self._pipeline = self._compiler.config(request["pipeline"])
+        self._runner = make_runner(self._compiler.executor, device, self._target)
+        self._history = ReferenceHistory()
+        self._interleaved = InterleavedTimer(self._runner, self._config, self._history)
+        facts = machine_facts(tuple(request["cores"])) | _compiler_facts(self._target)
+        return {
+            **self._compiler.describe(self._pipeline),
+            "environment": facts | self._runner.facts(),
+        }
+
+    def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the module of a source and exports its graph."""
+        self.forget(request)
+        self._module, graph = source_from_dict(request["source"]).load()
+        return {"graph_hash": graph.hash, "graph": graph.to_json()}
+
+    def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Compiles the module that was described last."""
+        self._build = self._compiler.build(self._module, self._target, self._pipeline)
+        return {
+            "kernels": [
+                {
+                    "name": k.name,
+                    "hash": k.hash,
+                    "calls": k.calls,
+                    "parameters": [[list(shape), dtype] for shape, dtype in k.parameters],
+                }
+                for k in self._build.kernels
+            ],
+            "unscheduled": list(self._build.unscheduled),
+            "stages": dict(self._build.seconds),
+        }
+
+    def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Times the network that was built last, and the requested kernels."""
+        from tvm_costmodel.profiling.measuring.timing import combine, plan_repeats, time_block
+        from tvm_costmodel.profiling.store.serialization import timing_to_dict
+
+        pin(self._cores)  # again, since something else on this machine may have moved the worker
+        start = time.perf_counter()
+        loaded = self._runner.load(self._build, self._compiler.input_specs(self._module))
+        try:
+            finite = loaded.outputs_are_finite()
+            loading = time.perf_counter() - start
+            plan = plan_repeats(loaded, self._config)
+            arguments = (self._runner, loaded, plan, self._config, self._history)
+            blocks = [time_block(*arguments)]
+            kernels_start = time.perf_counter()
+            kernels = self._time_kernels(loaded, set(request["kernels"]))
+            kernels_s = time.perf_counter() - kernels_start
+            blocks += [time_block(*arguments) for _ in range(self._config.blocks - 1)]
+        finally:
+            loaded.close()
+        network_s = time.perf_counter() - start - loading - kernels_s
+        return {
+            "timing": timing_to_dict(combine(blocks, plan[0])),
+            "finite": finite,
+            "kernels": kernels,
+            "seconds": {"load": loading, "network": network_s, "kernels": kernels_s},
+        }
+
+    def pipelines(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of pipelines, and the settings that rows store of them; nothing is built."""
+        configs = map(self._compiler.config, request["fields"])
+        return {"pipelines": [self._compiler.describe(config) for config in configs]}
+
+    def build_variant(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Compiles the module that was described last and holds the build under a name."""
+        config = self._compiler.config(request["pipeline"])
+        build = self._compiler.build(self._module, self._target, config)
+        self._interleaved.hold(request["slot"], build)
+        return {"unscheduled": list(build.unscheduled)}
+
+    def measure_interleaved(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Times held builds interleaved; drops those of ``drop`` afterwards."""
+        pin(self._cores)
+        specs = self._compiler.input_specs(self._module)
+        settings = (specs, request["rounds"], request.get("compare", True))
+        try:
+            return {"slots": self._interleaved.time(request["slots"], *settings)}
+        finally:
+            self._interleaved.drop(request["drop"])
+
+    def _time_kernels(self, loaded: Any, hashes: set[str]) -> dict[str, tuple[float, float]]:
+        """(latency in seconds, noise) of the kernels of these hashes, by hash."""
+        from tvm_costmodel.profiling.measuring.timing import time_kernel
+
+        times: dict[str, tuple[float, float]] = {}
+        for kernel in self._build.kernels:
+            if kernel.hash in hashes and kernel.hash not in times:
+                parameters = tuple(kernel.parameters)
+                times[kernel.hash] = time_kernel(loaded, kernel.name, parameters, self._config)
+        return times
+
+    def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Frees the network before the next one."""
+        self._module = self._build = None
+        self._interleaved.clear()
+        return {}
+
+
+def _compiler_facts(target: Any) -> dict[str, Any]:
+    from tvm.target import codegen
+
+    return {"llvm": str(codegen.llvm_version_major()), "target": str(target)}
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this program when the profiler is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _answer(handler: Callable[[Mapping[str, Any]], dict[str, Any]], request: Any) -> dict[str, Any]:
+    try:
+        return {"ok": handler(request)}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except CostModelError as error:
+        return {"error": str(error), "kind": type(error).__name__}
+    except Exception as error:
+        trace = traceback.format_exception_only(type(error), error)
+        lines = "".join(trace).strip().splitlines()
+        text = " | ".join([lines[0], *lines[-3:]] if len(lines) > 4 else lines)
+        traceback.print_exc()
+        return {"error": text[:2000], "kind": type(error).__name__}
+
+
+def serve() -> None:
+    """Answers requests until the profiler closes the pipe."""
+    _die_with_parent()
+    faulthandler.enable()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    receiver, session = Receiver(0), Session()
+    handlers = {
+        "start": session.start,
+        "describe": session.describe,
+        "build": session.build,
+        "measure": session.measure,
+        "pipelines": session.pipelines,
+        "build_variant": session.build_variant,
+        "measure_interleaved": session.measure_interleaved,
+        "forget": session.forget,
+    }
+    while True:
+        try:
+            request = receiver.receive()
+        except EOFError:
+            return
+        assert request is not None
+        send(answers, _answer(handlers[request["op"]], request))
+
+
+if __name__ == "__main__":
+    serve()

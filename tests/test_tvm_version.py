@@ -1,0 +1,61 @@
+"""An environment has a TVM with Relay or one without; asking for the other one says so."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import tvm_costmodel as tcm
+from tvm_costmodel import tvm_version
+from tvm_costmodel.cli import main
+from tvm_costmodel.errors import MissingDependencyError
+from tvm_costmodel.frontends.relay.export import ExportGraph
+from tvm_costmodel.tvm_version import has_relax, has_relay
+
+ENDS = {"export": ["-o", "graph.json"], "profile": ["--store", "store.db"]}
+
+
+def test_this_environment_has_the_tvm_without_relay() -> None:
+    assert has_relax() and not has_relay()
+    assert tvm_version.installed().startswith("apache-tvm 0.")
+
+
+@pytest.mark.parametrize("ask", [lambda: tcm.from_relay(None), lambda: ExportGraph(print)])
+def test_relay_without_relay(ask) -> None:
+    with pytest.raises(MissingDependencyError, match="Relay left TVM at 0.20.*relay_environment"):
+        ask()
+
+
+def test_the_compiler_of_relay_does_not_load() -> None:
+    package = importlib.import_module("tvm_costmodel.compilers.relay")
+    with pytest.raises(MissingDependencyError, match="Relay left TVM at 0.20"):
+        _ = package.build
+
+
+@pytest.mark.parametrize("command", ENDS)
+def test_commands_say_so_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_bytes(b"\x08\x08")
+    assert main([command, "model.onnx", "--compiler", "relay", *ENDS[command]]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "apache-tvm" in error and "scripts/relay_environment.sh" in error
+    assert "\n" not in error and not Path("store.db").exists()
+
+
+def test_the_other_way_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("relay", "relax"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.setattr(tvm_version, "_folder", lambda: tmp_path)
+    assert has_relay() and not has_relax()
+    with pytest.raises(MissingDependencyError, match="add --compiler relay"):
+        tvm_version.require_relax()
+    monkeypatch.setattr(tvm_version, "_folder", lambda: None)
+    with pytest.raises(MissingDependencyError, match="needs TVM: pip install apache-tvm"):
+        tvm_version.require_relax()
+    with pytest.raises(MissingDependencyError, match="none is here"):
+        tvm_version.require_relay()

@@ -1,0 +1,1 @@
+"""Analysis of PrimFuncs: the facts that schedule templates match on."""

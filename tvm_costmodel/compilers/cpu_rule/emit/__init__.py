@@ -1,0 +1,1 @@
+"""Loop nests and statements that the schedule templates write."""

@@ -1,0 +1,1 @@
+"""Tiles, packing and loop orders, chosen before anything is written."""

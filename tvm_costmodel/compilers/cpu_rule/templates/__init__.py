@@ -1,0 +1,1 @@
+"""The schedule templates, one kind of kernel a file."""

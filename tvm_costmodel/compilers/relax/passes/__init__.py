@@ -1,0 +1,1 @@
+"""Relax passes that carry out graph-level decisions."""

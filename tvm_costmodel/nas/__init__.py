@@ -1,0 +1,1 @@
+"""NAS cells: building them, their tokens, and predictors of their accuracy and latency."""

@@ -1,0 +1,1 @@
+"""What a user loads: predictors of latency, their checkpoints, engines and intervals."""

@@ -1,0 +1,189 @@
+"""Checkpoint directories: ``checkpoint.json`` (the card) and one file of weights.
+
+A network's checkpoint may also hold the network in ONNX, exported from exactly those weights. A
+directory appears whole or not at all: it is written under another name and moved into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_costmodel.atomic_files import write_atomically
+from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.predictors.renamed import current_name
+
+FORMAT = "tvm-costmodel-checkpoint"
+FORMAT_VERSION = 1
+CARD = "checkpoint.json"
+EXPORT = "model.onnx"
+_WRITTEN_HERE = ("format", "format_version", "weights", "onnx")
+
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checkpoint's network in ONNX.
+
+    Attributes:
+        content: The serialised model.
+        origin: How it was exported: opset, versions, and its largest difference from the network.
+    """
+
+    content: bytes
+    origin: Mapping[str, Any]
+
+
+def write_checkpoint(
+    directory: str | Path,
+    card: Mapping[str, Any],
+    write_weights: Callable[[Path], None],
+    export: Export | None = None,
+) -> Path:
+    """Writes a checkpoint directory in one step, replacing an older checkpoint there.
+
+    Args:
+        directory: Directory to write.
+        card: What `read_card` gives back; its entries on format, weights and export are replaced.
+        write_weights: Writes the file of weights into the folder that it is passed.
+        export: The network in ONNX, exported from these weights.
+
+    Raises:
+        CheckpointError: The directory holds something that is not a checkpoint.
+        OSError: The disk is full or the folder cannot be written; the old checkpoint is as it was.
+    """
+    target = Path(directory)
+    if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
+        raise CheckpointError(
+            f"{target} exists and is not a checkpoint: choose another directory or empty it"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        os.chmod(temporary, 0o755)
+        write_weights(temporary)
+        (weights,) = temporary.iterdir()
+        entries = {key: value for key, value in card.items() if key not in _WRITTEN_HERE}
+        full = {"format": FORMAT, "format_version": FORMAT_VERSION, **entries}
+        full["weights"] = {"file": weights.name, "sha256": _sha256(weights)}
+        if export is not None:
+            (temporary / EXPORT).write_bytes(export.content)
+            full["onnx"] = {
+                "file": EXPORT,
+                "sha256": _sha256(temporary / EXPORT),
+                "of_weights": full["weights"]["sha256"],
+                **export.origin,
+            }
+        text = json.dumps(full, indent=2, allow_nan=False) + "\n"
+        write_atomically(temporary / CARD, text)
+        _replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def read_card(directory: str | Path, predictor: str | None = None) -> Card:
+    """Reads and checks a checkpoint's card and that its weights are whole.
+
+    Args:
+        directory: The checkpoint.
+        predictor: Predictor that it must be for; any when not given.
+
+    Returns:
+        The card; an older card gets the name of the predictor that is in use.
+
+    Raises:
+        CheckpointError: It is missing, foreign, damaged, of another version or predictor.
+    """
+    folder = Path(directory)
+    try:
+        card = json.loads((folder / CARD).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no checkpoint at {folder} ({CARD} is missing): train one with "
+            "`tvm-costmodel train`, or name one of those that `tvm-costmodel models` lists"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / CARD} cannot be read ({error}): train again") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CARD} is not a checkpoint of this package: train one with "
+            "`tvm-costmodel train`"
+        )
+    if card.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {card.get('format_version')}, this package reads "
+            f"{FORMAT_VERSION}: train it again with `tvm-costmodel train`"
+        )
+    if isinstance(card.get("predictor"), str):
+        card["predictor"] = current_name(card["predictor"])
+    if predictor is not None and card.get("predictor") != predictor:
+        raise CheckpointError(
+            f"{folder} holds a {card.get('predictor')!r} predictor, not {predictor!r}: "
+            "name the directory of the right one"
+        )
+    weights = card.get("weights") or {}
+    path = folder / str(weights.get("file"))
+    if not path.is_file() or _sha256(path) != weights.get("sha256"):
+        raise CheckpointError(
+            f"{path} is missing or damaged (its checksum is not the one in {CARD}): "
+            "copy the whole directory again, or train again"
+        )
+    return card
+
+
+def read_export(directory: str | Path) -> Export:
+    """Reads and checks the network in ONNX of a checkpoint.
+
+    Raises:
+        CheckpointError: `read_card` raises it, or the checkpoint holds no export, a damaged one,
+            or one that was made from other weights.
+    """
+    folder = Path(directory)
+    card = read_card(folder)
+    remedy = (
+        f"write one with `tvm-costmodel models export {folder} -o DIR`, where torch is installed"
+    )
+    if "onnx" not in card:
+        raise CheckpointError(f"{folder} holds no network in ONNX: {remedy}")
+    origin = dict(card["onnx"])
+    path = folder / str(origin.pop("file", None))
+    if not path.is_file() or _sha256(path) != origin.pop("sha256", None):
+        raise CheckpointError(
+            f"{path} is missing or damaged (its checksum is not the one in {CARD}): "
+            f"copy the whole directory again, or {remedy}"
+        )
+    if origin.pop("of_weights", None) != card["weights"]["sha256"]:
+        raise CheckpointError(
+            f"{path} was made from other weights than those of the checkpoint: {remedy}"
+        )
+    return Export(path.read_bytes(), origin)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Moves a directory over another one; the old one comes back when the move fails."""
+    if not target.exists():
+        os.replace(source, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.replace(target, old / "checkpoint")
+    try:
+        os.replace(source, target)
+    except OSError:
+        os.replace(old / "checkpoint", target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,288 @@
+"""Loads a trained predictor and predicts latencies with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from tvm_costmodel.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingDependencyError,
+    UnsupportedOperatorError,
+)
+from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.predictors.base import Regressor
+from tvm_costmodel.predictors.checkpoint import CARD, read_card
+from tvm_costmodel.predictors.registry import EXPORTED, NETWORKS, REGISTRY
+from tvm_costmodel.predictors.renamed import current_name, refuse_renamed
+
+logger = logging.getLogger(__name__)
+
+DEFAULT = "roofline_former"
+"""Predictor of a device when only the device is named."""
+
+ENGINES = ("auto", "torch", "onnxruntime")
+"""Engines that run a network: ``auto`` is torch where it is installed, else ONNX Runtime."""
+
+
+class OperatorShare(NamedTuple):
+    """The share of one operator in a network's predicted latency.
+
+    Attributes:
+        operator: Its id in the graph.
+        op: Its canonical name.
+        latency_s: Predicted seconds.
+    """
+
+    operator: int
+    op: str
+    latency_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Predicted latency of one network on one device.
+
+    Attributes:
+        latency_s: Predicted seconds.
+        low_s: Lower end of the interval; NaN when the predictor gives none.
+        high_s: Upper end.
+        unknown_ops: Operators that the catalogue does not know; they enter the estimate by their
+            shapes and bytes only.
+        predictor: Name of the predictor.
+        device: Device whose measurements it learned from.
+        graph: The network.
+        regressor: The regressor that predicted it, which also computes `per_op`.
+    """
+
+    latency_s: float
+    low_s: float
+    high_s: float
+    unknown_ops: tuple[str, ...]
+    predictor: str
+    device: str
+    graph: OpGraph
+    regressor: Regressor | None = field(default=None, repr=False)
+
+    @property
+    def graph_hash(self) -> str:
+        """Content hash of the network."""
+        return self.graph.hash
+
+    @cached_property
+    def per_op(self) -> tuple[OperatorShare, ...] | None:
+        """Each operator's share, largest first; None where the predictor has no shares.
+
+        The shares sum to `latency_s`. Operators without a share (inputs, views, operators that are
+        folded into another one) are left out. Computed on first access.
+        """
+        seconds = self.regressor.per_operator(self.graph) if self.regressor else None
+        if seconds is None:
+            return None
+        order = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
+        operators = self.graph.operators
+        return tuple(OperatorShare(i, operators[i].op, float(seconds[i])) for i in order)
+
+
+class Predictor:
+    """A trained regressor for one device.
+
+    Args:
+        regressor: Fitted or loaded.
+        device: Device whose measurements it learned from; the card's when not given.
+    """
+
+    def __init__(self, regressor: Regressor, device: str | None = None) -> None:
+        self.regressor = regressor
+        self.device = device or str(regressor.card.get("device", ""))
+
+    @property
+    def name(self) -> str:
+        """Name of the predictor."""
+        return self.regressor.name
+
+    @overload
+    def predict(self, graphs: OpGraph, strict: bool = ...) -> Estimate: ...
+
+    @overload
+    def predict(self, graphs: Sequence[OpGraph], strict: bool = ...) -> list[Estimate]: ...
+
+    def predict(
+        self, graphs: OpGraph | Sequence[OpGraph], strict: bool = False
+    ) -> Estimate | list[Estimate]:
+        """Predicts the latency of a network, or of many at once, which is faster.
+
+        Args:
+            graphs: One network or a list.
+            strict: Refuse networks with operators that the catalogue does not know.
+
+        Raises:
+            UnsupportedOperatorError: ``strict``, and an operator is unknown.
+            GraphError: A graph is empty or has dimensions unknown until run time.
+        """
+        networks = [graphs] if isinstance(graphs, OpGraph) else list(graphs)
+        if strict:
+            for graph in networks:
+                _refuse_unknown(graph)
+        latency = self.regressor.predict(networks)
+        low, high = self.regressor.bounds(latency)
+        estimates = [
+            Estimate(
+                float(latency[i]),
+                float(low[i]),
+                float(high[i]),
+                graph.unknown_ops,
+                self.name,
+                self.device,
+                graph,
+                self.regressor,
+            )
+            for i, graph in enumerate(networks)
+        ]
+        return estimates[0] if isinstance(graphs, OpGraph) else estimates
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A checkpoint that ships with the package.
+
+    Attributes:
+        device: Device whose measurements it learned from.
+        predictor: Name of the predictor.
+        path: Its directory.
+    """
+
+    device: str
+    predictor: str
+    path: Path
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The card of its checkpoint."""
+        return read_card(self.path, self.predictor)
+
+
+def zoo(folder: Path | None = None) -> tuple[ZooEntry, ...]:
+    """Every checkpoint in the zoo, by device and predictor."""
+    from tvm_costmodel.models import ZOO
+
+    return tuple(
+        ZooEntry(path.parent.parent.name, current_name(path.parent.name), path.parent)
+        for path in sorted((folder or ZOO).glob(f"*/*/{CARD}"))
+    )
+
+
+def load_predictor(
+    name_or_dir: str | Path | None = None,
+    predictor: str = DEFAULT,
+    *,
+    device: str | None = None,
+    zoo_folder: Path | None = None,
+    engine: str = "auto",
+) -> Predictor:
+    """Loads a predictor.
+
+    Args:
+        name_or_dir: A device of the zoo (``cpu-x86-avx512``), a device and predictor
+            (``cpu-x86-avx512/xgboost``), or a checkpoint directory; when not given, the zoo's for
+            this machine.
+        predictor: Which of a device's predictors, when ``name_or_dir`` names only the device.
+        device: Device to predict for; any when not given.
+        zoo_folder: Another zoo than the one that ships with the package.
+        engine: One of `ENGINES`. ONNX Runtime runs checkpoints that hold their network in ONNX
+            (``tvm-costmodel models export``); XGBoost and FLOPs need neither.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is damaged or of another version, it was
+            trained for another device than ``device``, or it holds no export for ONNX Runtime.
+        ConfigError: An unknown engine, or a predictor's name that only older cards hold.
+        MissingDependencyError: The engine is not installed.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+    path = checkpoint_path(name_or_dir, predictor, zoo_folder)
+    card = read_card(path)
+    name = card.get("predictor")
+    if name not in REGISTRY:
+        raise CheckpointError(
+            f"{path} is for a predictor {name!r} that this version does not know; "
+            f"known: {', '.join(REGISTRY)}"
+        )
+    trained_for = str(card.get("device", ""))
+    if device is not None and trained_for and trained_for != device:
+        raise CheckpointError(
+            f"{path} was trained for {trained_for}, and {device} was asked for; give --device "
+            f"{trained_for}, train one on labels of {device}, or calibrate this one with a few "
+            "measurements (`tvm-costmodel calibrate`)"
+        )
+    return Predictor(_engine_class(str(name), path, card, engine).load(path), trained_for)
+
+
+def _engine_class(name: str, path: Path, card: Mapping[str, Any], engine: str) -> type[Regressor]:
+    """The class that runs a checkpoint's predictor on the given engine."""
+    if name not in NETWORKS:
+        return REGISTRY[name]
+    has_torch = importlib.util.find_spec("torch") is not None
+    if engine == "torch" or (engine == "auto" and has_torch):
+        if has_torch:
+            return REGISTRY[name]
+        raise MissingDependencyError("the torch engine needs PyTorch: pip install torch")
+    if name in EXPORTED and "onnx" in card:
+        logger.info("%s runs on ONNX Runtime", path)
+        return EXPORTED[name]
+    export = "it holds no network in ONNX"
+    if name in EXPORTED:
+        export += f", which `tvm-costmodel models export {path} -o DIR` adds where torch is"
+    if engine == "auto":
+        raise MissingDependencyError(f"{path} needs PyTorch (pip install torch): {export}")
+    raise CheckpointError(f"{path} cannot run on ONNX Runtime: {export}; or take the torch engine")
+
+
+def checkpoint_path(
+    name_or_dir: str | Path | None,
+    predictor: str = DEFAULT,
+    zoo_folder: Path | None = None,
+) -> Path:
+    """The directory of a checkpoint, named as for `load_predictor`.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        ConfigError: The name of a predictor is one that only older cards hold.
+    """
+    entries = zoo(zoo_folder)
+    if name_or_dir is None:
+        from tvm_costmodel.profiling.devices import resolve_device
+
+        name_or_dir = resolve_device("cpu").name
+    elif Path(name_or_dir).is_dir():
+        return Path(name_or_dir)
+    device, _, own = str(name_or_dir).partition("/")
+    predictor = own or predictor
+    refuse_renamed(predictor)
+    refuse_renamed(device)
+    for entry in entries:
+        if (entry.device, entry.predictor) == (device, predictor):
+            return entry.path
+    shipped = ", ".join(f"{entry.device}/{entry.predictor}" for entry in entries) or "nothing yet"
+    raise CheckpointError(
+        f"no checkpoint {str(name_or_dir)!r} for {predictor}: it is neither a directory "
+        f"nor in the zoo, which holds {shipped}: name one of these and its device, or make one "
+        "with `tvm-costmodel profile` and `tvm-costmodel train`"
+    )
+
+
+def _refuse_unknown(graph: OpGraph) -> None:
+    if graph.unknown_ops:
+        raise UnsupportedOperatorError(
+            f"graph {graph.name or graph.hash} has operators that the catalogue does not know: "
+            f"{', '.join(graph.unknown_ops)}; leave out --strict (strict=True) to take them by "
+            "shape and bytes"
+        )

@@ -1,0 +1,1 @@
+"""Predicting on a new device or processor from few measurements."""

@@ -1,0 +1,1 @@
+"""Learning from measured variants of networks."""

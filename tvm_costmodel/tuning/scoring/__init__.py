@@ -1,0 +1,1 @@
+"""Latency of candidates, by any predictor."""

@@ -1,0 +1,233 @@
+"""Predicts the latency of candidates, thousands a second.
+
+`KernelScorer` computes the cost of every kernel once for each combination of its decisions: with
+`KernelFormer`, a decision changes the cost of its own kernel alone, so that a candidate is a sum
+over costs that are known already. Other predictors read each candidate's whole annotated graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
+
+import numpy as np
+
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.predictors.kernel_costs import KernelCostCache
+from tvm_costmodel.predictors.registry import DECISION_AWARE, DECISION_AWARE_FOR
+from tvm_costmodel.tokenizer.kernel_graph import KernelCache, KernelGraph
+from tvm_costmodel.tuning.annotate.relax import Annotator
+from tvm_costmodel.tuning.backends import backend_of
+from tvm_costmodel.tuning.scoring.kernel_cost_table import NOTHING, KernelCostTable, KernelRows
+from tvm_costmodel.tuning.scoring.residual_model import ResidualModel
+from tvm_costmodel.tuning.search.coordinate_descent import CoordinateDescent, Part, parts_of
+from tvm_costmodel.tuning.space.candidate import Candidate, Value
+from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+
+if TYPE_CHECKING:
+    from tvm_costmodel.predictors.base import Regressor
+    from tvm_costmodel.predictors.kernel_costs import KernelCostModel
+    from tvm_costmodel.predictors.loading import Predictor
+
+_CHUNK = 64  # annotated graphs that a predictor reads at a time
+_SWEEPS = 2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions for candidates, float64 [N] each.
+
+    Attributes:
+        latency_s: Predicted seconds.
+        spread: Standard deviation among the predictor's ensemble members of the logarithm of the
+            latency over the baseline's (the default build's); zeros where it has one member.
+    """
+
+    latency_s: np.ndarray
+    spread: np.ndarray
+
+
+class Scorer(Protocol):
+    """Predicts candidates of one space."""
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, in the order of the candidates."""
+
+    def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
+        """Corrects later predictions by measured latencies over the baseline's."""
+
+    def best_values(
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
+        """Candidates with the best values of decisions about operators, as predicted.
+
+        Args:
+            candidates: Their network decisions stay.
+            decisions: Names of the decisions to optimise; all of them when not given.
+
+        Returns:
+            None where only a search can find them.
+        """
+
+
+class GraphScorer:
+    """Any predictor of annotated graphs.
+
+    Args:
+        regressor: Reads annotated graphs.
+        space: Whose candidates are scored.
+    """
+
+    def __init__(self, regressor: Regressor, space: DecisionSpace) -> None:
+        self._regressor, self._space = regressor, space
+        self._annotator = backend_of(space.compiler).annotator(space.graph)
+        self._correction = ResidualModel(space)
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, in the order of the candidates."""
+        latency = self._predict(candidates) * np.exp(self._correction.offsets(candidates))
+        return Scores(latency, np.zeros(len(candidates)))
+
+    def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
+        """Corrects later predictions by measured latencies over the baseline's."""
+        predicted = self._predict([self._space.default, *candidates])
+        self._correction.fit(candidates, np.log(np.asarray(ratios) * predicted[0] / predicted[1:]))
+
+    def best_values(
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
+        """None: the gain of one decision depends on the others."""
+        return None
+
+    def _predict(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        parts = [np.zeros(0)]
+        for at in range(0, len(candidates), _CHUNK):
+            chunk = candidates[at : at + _CHUNK]
+            parts.append(self._regressor.predict([self._annotator.annotate(c) for c in chunk]))
+        return np.concatenate(parts)
+
+
+class KernelScorer:
+    """Scores with `KernelFormer`, each kernel computed once for each combination of its decisions.
+
+    Args:
+        regressor: A fitted `KernelFormer` regressor.
+        space: Whose candidates are scored.
+    """
+
+    def __init__(self, regressor: KernelCostModel, space: DecisionSpace) -> None:
+        self._space = space
+        self._annotator = Annotator(space.graph)
+        self._correction = ResidualModel(space)
+        self._known = KernelCache()
+        self._costs = KernelCostCache(regressor)
+        self._rows = KernelRows(self._costs)
+        self._tables: dict[tuple[tuple[str, Value], ...], KernelCostTable] = {}
+        self._parts: dict[tuple[tuple[str, Value], ...], dict[str, list[Part]]] = {}
+        (default,) = self._tables_of([space.default])
+        self._default = np.log(default.total)  # [M]
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, in the order of the candidates."""
+        if not candidates:
+            return Scores(np.zeros(0), np.zeros(0))
+        logs = np.log(self._totals(candidates))  # [N, M], of ms
+        latency = np.exp(logs.mean(axis=1) + self._correction.offsets(candidates)) * 1e-3
+        return Scores(latency, (logs - self._default).std(axis=1))
+
+    def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
+        """Corrects later predictions by measured latencies over the baseline's."""
+        predicted = (np.log(self._totals(candidates)) - self._default).mean(axis=1)
+        self._correction.fit(candidates, np.log(np.asarray(ratios)) - predicted)
+
+    def best_values(
+        self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
+    ) -> list[Candidate] | None:
+        """The best value of each decision for each class of operators, one after the other."""
+        searches = list(map(self._descent, candidates, self._tables_of(candidates)))
+        names = dict.fromkeys(c.decision.name for part in self._space.classes for c in part)
+        chosen = [name for name in names if decisions is None or name in decisions]
+        for _ in range(_SWEEPS if len(chosen) > 1 else 1):
+            for name in chosen:
+                entries = [descent.entries(name) for descent in searches]
+                self._compute([descent.table for descent in searches])
+                for descent, of_parts in zip(searches, entries, strict=True):
+                    descent.take_cheapest(of_parts)
+        return [descent.candidate() for descent in searches]
+
+    def _descent(self, candidate: Candidate, table: KernelCostTable) -> CoordinateDescent:
+        """The search for the best values under a candidate's decisions about the network."""
+        network = candidate.of_network
+        if network.network not in self._parts:
+            self._parts[network.network] = parts_of(self._space, network, table)
+        return CoordinateDescent(network, table, self._parts[network.network])
+
+    def _tables_of(self, candidates: Sequence[Candidate]) -> list[KernelCostTable]:
+        """The cost table of each candidate's network; new ones are computed together."""
+        new = {c.network: c for c in candidates if c.network not in self._tables}
+        if new:
+            bases = [self._annotator.base(candidate) for candidate in new.values()]
+            kernels = [KernelGraph(base.graph, self._known) for base in bases]
+            contexts = self._costs.contexts([graph.tokens() for graph in kernels])
+            tables = [
+                KernelCostTable(*parts, self._rows)
+                for parts in zip(bases, kernels, contexts, strict=True)
+            ]
+            self._compute(tables)
+            self._tables.update(zip(new, tables, strict=True))
+        return [self._tables[candidate.network] for candidate in candidates]
+
+    def _compute(self, tables: Iterable[KernelCostTable]) -> None:
+        """Computes all costs that wait, of all networks together."""
+        waiting = [table for table in dict.fromkeys(tables) if table.waiting]
+        if not waiting:
+            return
+        kernel_ms = self._costs.of([pair for table in waiting for pair in table.requests()])
+        ends = np.cumsum([len(table.waiting) for table in waiting])
+        for table, of_table in zip(waiting, np.split(kernel_ms, ends[:-1]), strict=True):
+            table.take(of_table)
+
+    def _totals(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Milliseconds by each member, float64 [N, M]."""
+        tables = self._tables_of(candidates)
+        entries = [table.entries(c.parts) for table, c in zip(tables, candidates, strict=True)]
+        self._compute(tables)
+        by_table: dict[KernelCostTable, list[int]] = {}
+        for i, table in enumerate(tables):
+            by_table.setdefault(table, []).append(i)
+        totals = np.zeros((len(candidates), tables[0].total.shape[0]))
+        for table, at in by_table.items():
+            counts = [len(entries[i]) for i in at]
+            flat = list(itertools.chain.from_iterable(entries[i] for i in at))
+            sums = np.cumsum(np.concatenate([table.costs([NOTHING]), table.costs(flat)]), axis=0)
+            ends = np.cumsum(counts)
+            totals[at] = table.total + sums[ends] - sums[ends - counts]
+        return totals
+
+
+def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer:
+    """The fastest scorer that a predictor allows.
+
+    Raises:
+        ConfigError: The predictor does not read decisions.
+    """
+    from tvm_costmodel.predictors.loading import Predictor
+
+    regressor = predictor.regressor if isinstance(predictor, Predictor) else predictor
+    if regressor.name not in DECISION_AWARE:
+        raise ConfigError(
+            f"{regressor.name} predicts networks, not decisions: it cannot tell variants apart; "
+            f"use one of {', '.join(DECISION_AWARE_FOR[space.compiler])}"
+        )
+    if _has_kernel_costs(regressor):
+        return KernelScorer(regressor, space)
+    return GraphScorer(regressor, space)
+
+
+def _has_kernel_costs(regressor: Regressor) -> TypeGuard[KernelCostModel]:
+    """Whether a decision about a kernel leaves the cost of all others as it is."""
+    return (
+        regressor.name == "kernel_former" and not cast("KernelCostModel", regressor).sees_decisions
+    )

@@ -1,0 +1,1 @@
+"""Search strategies over candidates, and which of them to measure."""

@@ -1,0 +1,1 @@
+"""Graph-level decisions and the candidates that they span."""
