@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -53,6 +54,15 @@ class CMakeBuild(build_ext):
         return build / "_native.so"
 
 
+class AnyPythonWheel(bdist_wheel):
+    """A wheel for any Python 3: the native library is no Python extension, but has a platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """The tag of the wheel's name."""
+        _, _, platform = super().get_tag()
+        return "py3", "none", platform
+
+
 def extensions() -> list[Extension]:
     """The native graph walk, except in an environment whose TVM is older than tvm-ffi."""
     if importlib.util.find_spec("tvm_ffi") is None:
@@ -61,14 +71,14 @@ def extensions() -> list[Extension]:
 
 
 setup(
-    version="0.1.0",
     packages=find_packages(include=["tvm_costmodel*"]),
     # With an explicit directory an editable install is a plain path that type checkers follow.
     package_dir={"": "."},
     package_data={
         "": ["*.toml", "*.json", "*.safetensors", "*.onnx", "*.jsonl.xz", "py.typed"],
         "tvm_costmodel.models": ["zoo/**/*"],
+        "tvm_costmodel.profiling": ["labels/*.jsonl.xz"],
     },
     ext_modules=extensions(),
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )

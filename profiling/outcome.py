@@ -9,6 +9,7 @@ from typing import Any
 
 from tvm_costmodel.profiling.measuring.record import KernelTime, Measurement, measurement_key
 from tvm_costmodel.profiling.sources import Source
+from tvm_costmodel.profiling.store.staleness import record_of_failure
 from tvm_costmodel.profiling.worker.client import WorkerFailure
 
 
@@ -112,7 +113,20 @@ def kernel_time(kernel: Mapping[str, Any], times: Sequence[float]) -> KernelTime
         latency_s=times[0],
         noise=times[1],
         parameters=parameters,
+        template=kernel.get("template"),
+        components=kernel.get("components"),
     )
+
+
+def with_build(row: Measurement, built: Mapping[str, Any]) -> Measurement:
+    """The row with what the worker says of its build."""
+    return replace(row, unscheduled=tuple(built["unscheduled"]), components=built.get("components"))
+
+
+def failed_row(row: Measurement, stage: str, failure: WorkerFailure, error: str) -> Measurement:
+    """The row of a network that failed in a stage, ``source``, ``build`` or ``run``."""
+    components = record_of_failure(row) if row.components is None else row.components
+    return replace(row, status=status_of(stage, failure), error=error, components=components)
 
 
 def result_of(row: Measurement) -> SourceResult:

@@ -20,10 +20,11 @@ from tvm_costmodel.errors import DeviceError, MeasurementError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.measuring.cpu_affinity import off_label_cores
 from tvm_costmodel.profiling.measuring.record import Measurement, Timing
-from tvm_costmodel.profiling.outcome import now, status_of
+from tvm_costmodel.profiling.outcome import failed_row, now, with_build
 from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.sources import Source
 from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.verdicts import fault, verdict_of
 from tvm_costmodel.profiling.worker.client import WorkerFailure, error_type
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class PairedProfiler(Profiler):
         """
         self._source = source
         self._slots: set[str] = set()
+        self._built: dict[str, dict[str, Any]] = {}  # what the worker said of each slot's build
         self._start_of_slots = 0
         self.seconds = {"builds": 0.0, "runs": 0.0}  # of this network's trials, failed ones too
         with off_label_cores(self.cores, self.device):
@@ -145,7 +147,7 @@ class PairedProfiler(Profiler):
             rows = self._empty_rows(trials)
             results: dict[int, VariantResult] = {}
             for i, (trial, row) in enumerate(zip(trials, rows, strict=True)):
-                stored = self.store.get(row.key) if reuse else None
+                stored = self._usable(row.key, kernels=True) if reuse else None
                 if stored is not None and (stored.status == "ok" or not self._retry_failed):
                     results[i] = VariantResult(trial, stored, reused=True)
             waiting = [i for i in range(len(trials)) if i not in results]
@@ -157,6 +159,24 @@ class PairedProfiler(Profiler):
                     self.store.put_measurement(row)
                     results[i] = VariantResult(trials[i], row)
         return [results[i] for i in range(len(trials))]
+
+    def require_right_outputs(self) -> None:
+        """Compares the opened network's default build with another engine, once for a store.
+
+        Raises:
+            MeasurementError: It computes something else, or cannot be built or run.
+        """
+
+        def check() -> dict[str, Any]:
+            with clocked(self.seconds, "check"):
+                self._build_baseline()
+                return self._compared_outputs(self._graph, BASELINE)
+
+        place = (self._graph_hash, self.device.name, self._pipeline_key, self._compiler)
+        with off_label_cores(self.cores, self.device):
+            text = fault(verdict_of(self.store, place, check))
+        if text:
+            raise MeasurementError(f"{self._source.family}: {text}")
 
     @property
     def baseline(self) -> Measurement | None:
@@ -224,21 +244,27 @@ class PairedProfiler(Profiler):
 
     def _build(self, row: Measurement) -> None:
         """Builds a row's pipeline unless the worker holds it, and the baseline before it."""
-        self._worker.start()  # another one, where the last was lost
-        if not self._slots or self._worker.starts != self._start_of_slots:
-            self._describe()
-            self._slots, self._start_of_slots = set(), self._worker.starts
-            try:
-                self._build_slot(BASELINE, self._pipeline["config"])
-            except WorkerFailure as failure:
-                self._give_up(failure, "build")
+        self._build_baseline()
         if row.config_key not in self._slots:
             self._build_slot(row.config_key, row.pipeline["config"])
+
+    def _build_baseline(self) -> None:
+        """Builds the baseline unless the worker holds it."""
+        self._worker.start()  # another one, where the last was lost
+        if self._slots and self._worker.starts == self._start_of_slots:
+            return
+        self._describe()
+        self._slots, self._start_of_slots = set(), self._worker.starts
+        try:
+            self._build_slot(BASELINE, self._pipeline["config"])
+        except WorkerFailure as failure:
+            self._give_up(failure, "build")
 
     def _build_slot(self, slot: str, pipeline: Mapping[str, Any]) -> None:
         limit = self.measurement.build_timeout_s
         with clocked(self.seconds, "builds"):
-            self._worker.request("build_variant", limit, slot=slot, pipeline=dict(pipeline))
+            fields = {"slot": slot, "pipeline": dict(pipeline)}
+            self._built[slot] = self._worker.request("build_variant", limit, **fields)
         self._slots.add(slot)
 
     def _timed(
@@ -267,7 +293,7 @@ class PairedProfiler(Profiler):
         errors: dict[str, Any] = {name: timed.get(name) for name in ("max_abs_err", "max_rel_err")}
         timing = timing_from_dict(timed["timing"])
         timing = replace(timing, baseline_blocks=baseline.blocks, **errors)
-        row = replace(row, timing=timing, created_at=now())
+        row = replace(with_build(row, self._built[row.config_key]), timing=timing, created_at=now())
         if tolerance is None:
             return row
         if not timed["finite"]:
@@ -282,14 +308,15 @@ class PairedProfiler(Profiler):
 
     def _store_baseline(self, timing: Timing) -> None:
         row = self._row_of_network(self._pipeline_key, self._pipeline)
-        stored = self.store.get(row.key)
+        stored = self._usable(row.key)
         if stored is None or stored.status != "ok":
+            row = with_build(row, self._built[BASELINE])
             self.store.put_measurement(replace(row, timing=timing, created_at=now()))
 
     def _failed(self, row: Measurement, stage: str, failure: WorkerFailure) -> Measurement:
-        status = status_of(stage, failure)
-        logger.warning("%s: %s: %s", row.family, status, str(failure)[:300])
-        return replace(row, status=status, error=self._error_text(failure), created_at=now())
+        row = failed_row(row, stage, failure, self._error_text(failure))
+        logger.warning("%s: %s: %s", row.family, row.status, str(failure)[:300])
+        return replace(row, created_at=now())
 
     def _refuse_device_fault(self, failure: WorkerFailure) -> None:
         if error_type(failure.raised) is DeviceError:

@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from tvm_costmodel.compilers.registry import DEFAULT_COMPILER
-from tvm_costmodel.errors import DeviceError, MeasurementError, StoreError
+from tvm_costmodel.errors import BadRowError, DeviceError, MeasurementError, StoreError
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.profiling.measuring.cpu_affinity import (
     TimingLock,
@@ -31,15 +33,18 @@ from tvm_costmodel.profiling.outcome import (
     SourceResult,
     better_row,
     empty_row,
+    failed_row,
     kernel_time,
     now,
     result_of,
-    status_of,
+    with_build,
 )
 from tvm_costmodel.profiling.runners.rpc import session_remedy
-from tvm_costmodel.profiling.sources import FileSource, Source, source_from_dict
+from tvm_costmodel.profiling.sources import FileSource, Source, stored_sources
 from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.store.staleness import stale_components
 from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.verdicts import fault, verdict_of
 from tvm_costmodel.profiling.worker.client import Worker, WorkerFailure, error_type
 
 logger = logging.getLogger(__name__)
@@ -61,6 +66,9 @@ class Profiler:
         check_machine: Refuse a store whose labels of this device come from another processor.
         timing_lock: File that programs share which measure on this machine at the same time, each
             on other cores: they build at the same time and time alone, see `TimingLock`.
+        model_folders: Folders from which model files may be read that the store's rows name.
+        check_outputs: Compare what a network computes with another engine's outputs, once; one
+            that is wrong has ``wrong_output``.
     """
 
     def __init__(
@@ -75,14 +83,19 @@ class Profiler:
         compiler: str = DEFAULT_COMPILER,
         check_machine: bool = True,
         timing_lock: str | Path | None = None,
+        model_folders: Sequence[str | Path] = (),
+        check_outputs: bool = False,
     ) -> None:
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.store = store if isinstance(store, Store) else Store(store)
         self.measurement = measurement or MeasurementConfig()
         self.cores = default_cores(self.device) if cores is None else tuple(cores)
+        self.model_folders = tuple(model_folders)
         self._retry_failed = retry_failed
         self._progress = progress
         self._check_machine = check_machine
+        self._check_outputs = check_outputs
+        self._compiler = compiler
         start = {
             "device": self.device.to_dict(),
             "cores": list(self.cores),
@@ -145,13 +158,13 @@ class Profiler:
         return self.summary(results, stopped, time.monotonic() - begin)
 
     def remeasure_stale(self, minutes: float | None = None) -> ProfileSummary:
-        """Measures again the networks whose labels an older pipeline or protocol made.
+        """Measures again the networks whose labels older code, or an older protocol, made.
 
-        A label of an older version is dropped once its network has a row of this version.
+        A label under an older key is dropped once its network has a row under this one.
         """
         self._greet()
         stale = self.store.stale(self.device.name, self._pipeline_key, self._pipeline)
-        summary = self.run([source_from_dict(record) for _, record in stale], minutes=minutes)
+        summary = self.run(self._stored(record for _, record in stale), minutes=minutes)
         self.store.delete_superseded(self.device.name, self._pipeline_key, self._pipeline)
         return summary
 
@@ -160,8 +173,11 @@ class Profiler:
         self._greet()
         rows = self.store.measurements(self.device.name, pipeline_key=self._pipeline_key)
         noisy = [row.source for row in rows if row.timing is not None and not row.timing.quiet]
-        sources = [source_from_dict(record) for record in noisy]
-        return self.run(sources, minutes=minutes, remeasure=True)
+        return self.run(self._stored(noisy), minutes=minutes, remeasure=True)
+
+    def _stored(self, records: Iterable[Mapping[str, Any]]) -> list[Source]:
+        """Sources that the store names, from places that may be read."""
+        return stored_sources(records, Path(self.store.path), self.model_folders)
 
     def close(self) -> None:
         """Ends the worker, which every finished run has done already."""
@@ -210,7 +226,7 @@ class Profiler:
             return known
         row = replace(row, created_at=now())
         if remeasure:
-            row = better_row(row, self.store.get(row.key))
+            row = better_row(row, self._usable(row.key, kernels=True))
         self.store.put_measurement(row)
         if row.status != "ok":
             logger.warning("%s: %s: %s", source.family, row.status, row.error[:300])
@@ -249,7 +265,7 @@ class Profiler:
             stage, start = "build", time.perf_counter()
             built = self._worker.request("build", limits.build_timeout_s)
             seconds["build"] = time.perf_counter() - start
-            row = replace(row, unscheduled=tuple(built["unscheduled"]))
+            row = with_build(row, built)
             stage = "run"
             row = self._measure(row, built["kernels"], seconds, remeasure)
             self._worker.request("forget", limits.run_timeout_s)
@@ -259,7 +275,7 @@ class Profiler:
                 raise DeviceError(str(failure)) from failure
             if stage == "source" and isinstance(source, FileSource) and fault is not None:
                 raise fault(str(failure)) from failure  # the caller has to fix a bad file
-            row = replace(row, status=status_of(stage, failure), error=self._error_text(failure))
+            row = failed_row(row, stage, failure, self._error_text(failure))
         return replace(row, seconds=seconds), None
 
     def _error_text(self, failure: WorkerFailure) -> str:
@@ -276,34 +292,59 @@ class Profiler:
         remeasure: bool,
     ) -> Measurement:
         """Times the built network and those kernels that have no time yet."""
-        place = (self.device.name, self._pipeline_key)
-        hashes = [kernel["hash"] for kernel in kernels] if self.measurement.kernels else []
-        known = set() if remeasure else self.store.known_kernels(*place, hashes)
-        wanted = [h for h in dict.fromkeys(hashes) if h not in known]
+        kernels = kernels if self.measurement.kernels else []
+        stored = {kernel["hash"]: self._stored_kernel(kernel) for kernel in kernels}
+        wanted = [h for h, known in stored.items() if known is None or remeasure]
         response = self._worker.request("measure", self.measurement.run_timeout_s, kernels=wanted)
         seconds.update(response["seconds"])
         timed: list[KernelTime] = []
-        for kernel in kernels if self.measurement.kernels else []:
-            times = response["kernels"].get(kernel["hash"])
-            stored = self.store.kernel(kernel["hash"], *place)
-            if times is not None and (stored is None or times[0] < stored.latency_s):
+        for kernel in kernels:
+            times, known = response["kernels"].get(kernel["hash"]), stored[kernel["hash"]]
+            if times is not None and (known is None or times[0] < known.latency_s):
                 timed.append(kernel_time(kernel, times))
-            elif stored is not None:
-                timed.append(replace(stored, name=kernel["name"], calls=kernel["calls"]))
+            elif known is not None:
+                timed.append(replace(known, name=kernel["name"], calls=kernel["calls"]))
         row = replace(row, timing=timing_from_dict(response["timing"]), kernels=tuple(timed))
-        if response["finite"]:
-            return row
-        return replace(row, status="wrong_output", error="the outputs hold NaN or infinity")
+        text = "" if response["finite"] else "the outputs hold NaN or infinity"
+        if not text and self._check_outputs:
+            text = self._fault(row.graph_hash, OpGraph.from_json(row.graph))
+        return replace(row, status="wrong_output", error=text) if text else row
+
+    def _fault(self, graph_hash: str, graph: OpGraph) -> str:
+        """What is wrong with the outputs of the network that was built last."""
+        place = (graph_hash, self.device.name, self._pipeline_key, self._compiler)
+        text = fault(verdict_of(self.store, place, partial(self._compared_outputs, graph)))
+        self._worker.start()  # another one, where the comparison ended it
+        return text
+
+    def _compared_outputs(self, graph: OpGraph, slot: str = "") -> dict[str, Any]:
+        """The worker's verdict on the build that was made last, or is held under a name."""
+        limit, fields = self.measurement.run_timeout_s, {"slot": slot, "flops": graph.flops}
+        return self._worker.request("check_outputs", limit, **fields)
 
     def _known(self, source: Source, place: str) -> SourceResult | None:
         """The stored row of a graph hash, or of a source without one, unless to be retried."""
-        key = self._key(place)
-        row = self.store.brief(key)
-        if row is None or (row[1] != "ok" and self._retry_failed):
+        row = self._usable(self._key(place))
+        if row is None or (row.status != "ok" and self._retry_failed):
             return None
-        graph_hash, status, latency_s, error = row
-        latency_s = latency_s if status == "ok" else None
-        return SourceResult(source.family, key, graph_hash, status, latency_s, True, error)
+        return replace(result_of(row), family=source.family, reused=True)
+
+    def _usable(self, key: str, kernels: bool = False) -> Measurement | None:
+        """The stored row of a key; None where there is none, or it has to be measured again."""
+        try:
+            row = self.store.get(key, kernels)
+        except BadRowError as error:
+            logger.warning("measured again: %s", error)
+            return None
+        stale = stale_components(row) if row is not None else ()
+        if stale:
+            logger.info("measured again: row %s is stale (%s changed)", key, ", ".join(stale))
+        return None if stale else row
+
+    def _stored_kernel(self, kernel: Mapping[str, Any]) -> KernelTime | None:
+        """The stored time of a kernel, made by the same versions as now."""
+        place = (kernel["hash"], self.device.name, self._pipeline_key)
+        return self.store.kernel(*place, kernel.get("components", {}))
 
     def _key(self, place: str) -> str:
         return measurement_key(place, self.device.name, self._pipeline_key)

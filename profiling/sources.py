@@ -6,11 +6,13 @@ from it, so the calling process never imports TVM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tvm_costmodel.bounded_reading import require_types
 from tvm_costmodel.compilers.registry import DEFAULT_COMPILER, known_compiler
 from tvm_costmodel.errors import ConfigError, ModelFileError
 from tvm_costmodel.profiling.measuring.record import content_key
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import tvm
 
     from tvm_costmodel.graph.op_graph import OpGraph
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -131,6 +135,15 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Source]] = {"workload": _workload
 """How each ``kind`` of source is made from its JSON values; a plug-in adds its own here."""
 
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "path": str,
+    "family": str,
+    "compiler": str,
+    "params": Mapping,
+    "shapes": Mapping,
+}
+
+
 def source_from_dict(record: Mapping[str, Any]) -> Source:
     """The source that ``record`` (from ``to_dict``) describes.
 
@@ -139,8 +152,50 @@ def source_from_dict(record: Mapping[str, Any]) -> Source:
     """
     kind = str(record.get("kind"))
     if kind not in KINDS:
-        raise ConfigError(f"unknown source kind {kind!r}; known: {', '.join(sorted(KINDS))}")
-    return KINDS[kind](record)
+        raise ConfigError(f"unknown source kind {kind[:60]!r}; known: {', '.join(sorted(KINDS))}")
+    try:
+        require_types(record, _TYPES)
+        return KINDS[kind](record)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"a {kind} source is damaged ({type(error).__name__}: {error}); measure it again from "
+            "its model"
+        ) from error
+
+
+def stored_sources(
+    records: Iterable[Mapping[str, Any]], store: Path, folders: Iterable[str | Path] = ()
+) -> list[Source]:
+    """The sources that a store names, without model files from places that nobody named.
+
+    Whoever wrote the store chose the paths in it. A file is taken where it is below the working
+    directory, the store's own folder ``networks``, or a folder that the caller names; each other
+    one is left out with a warning.
+
+    Args:
+        records: Sources as the store holds them.
+        store: The store's file.
+        folders: Further folders whose model files may be read.
+    """
+    trusted = [
+        place.resolve() for place in (Path.cwd(), store.parent / "networks", *map(Path, folders))
+    ]
+    sources = []
+    for record in records:
+        source = source_from_dict(record)
+        if isinstance(source, FileSource):
+            place = Path(source.path).resolve()
+            if not any(place.is_relative_to(folder) for folder in trusted):
+                logger.warning(
+                    "%s, which the store %s names, is left out: it is in no folder that was named; "
+                    "to read it give --models-in %s",
+                    source.path,
+                    store,
+                    place.parent,
+                )
+                continue
+        sources.append(source)
+    return sources
 
 
 def suite(

@@ -20,7 +20,7 @@ LINKED = ("models", "profiling")
 """Folders at the top level that links put into the package."""
 
 HEAVY = ("tvm", "torch", "xgboost", "onnx", "onnxruntime", "scipy", "sqlite3", "safetensors")
-COMMON = ("errors", "atomic_files")
+COMMON = ("errors", "atomic_files", "bounded_reading", "isolation")
 """Modules that every room may import."""
 MOST_FILES = 20
 """Most Python files of one folder, its ``__init__.py`` left out."""
@@ -51,6 +51,12 @@ RULES: Mapping[str, Rule] = {
     "frontends.torch_export": Rule(
         _FRONTENDS, never=("sqlite3", "xgboost"), lazily=("tvm", "torch")
     ),
+    "frontends.exported_program": Rule(
+        _FRONTENDS, never=("sqlite3", "xgboost"), lazily=("tvm", "torch")
+    ),
+    "frontends.pt2_program": Rule(
+        _FRONTENDS, never=("sqlite3", "xgboost"), lazily=("tvm", "torch")
+    ),
     "datasets.nasbench201_pth": Rule(
         ("graph", "nas.cells", "datasets"), never=("tvm", "sqlite3", "xgboost"), lazily=("torch",)
     ),
@@ -59,6 +65,8 @@ RULES: Mapping[str, Rule] = {
     # Rooms, from the ground up.
     "errors": Rule(never=HEAVY),
     "atomic_files": Rule(never=HEAVY),
+    "bounded_reading": Rule(never=HEAVY),
+    "isolation": Rule(never=HEAVY),
     "tvm_version": Rule(never=HEAVY[1:], lazily=("tvm",)),
     "ops": Rule(never=HEAVY),
     "graph": Rule(("ops",), never=HEAVY),

@@ -62,7 +62,7 @@ def test_the_command_line_predicts_a_graph_from_its_json(
     path = tmp_path / "resnet50.json"
     path.write_text(RESNET50.to_json())
     argv = ["predict", str(path), "--device", DEVICE, "--engine", "onnxruntime"]
-    assert main([*argv, "--format", "json"]) == 0
+    assert main([*argv, "--per-op", "--format", "json"]) == 0
     response = json.loads(capsys.readouterr().out)
     assert response["latency_ms"] == pytest.approx(predictor.predict(RESNET50).latency_s * 1e3)
     assert response["graph_hash"] == RESNET50.hash and len(response["per_op"]) > 50

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,20 @@ def test_the_other_way_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         tvm_version.require_relax()
     with pytest.raises(MissingDependencyError, match="none is here"):
         tvm_version.require_relay()
+
+
+LEAN = """
+import json, sys
+from tvm_costmodel import tvm_version
+tvm_version.import_tvm_without_torch()
+assert tvm_version.has_relax()  # looking for TVM does not use the hook up
+import tvm
+without = "torch" not in sys.modules
+import torch
+print(json.dumps([without, torch.zeros(2).tolist()]))
+"""
+
+
+def test_a_command_imports_tvm_without_torch_which_can_follow() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [True, [0.0, 0.0]]

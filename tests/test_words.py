@@ -37,8 +37,14 @@ WORDS = {
 }
 """What is not said, as a pattern of whole words, and what is said instead."""
 
-SERIALISED = frozenset({"beside", "price"})
-"""String literals that stored files hold."""
+SERIALISED = frozenset(
+    {
+        "beside",
+        "price",
+        "what convolutions and matrix products read, stored as halves; sums stay in float32",
+    }
+)
+"""String literals that stored files hold, or hashes of which they hold."""
 
 PATTERN = re.compile(
     r"\b(?:" + "|".join(words.replace(" ", r"\s+") for words in WORDS) + r")\b", re.I

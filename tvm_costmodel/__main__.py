@@ -2,7 +2,7 @@
 
 import sys
 
-from tvm_costmodel.cli import main
+from tvm_costmodel.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

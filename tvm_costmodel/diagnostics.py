@@ -10,17 +10,29 @@ from importlib import metadata
 
 from tvm_costmodel.compilers.registry import installed_compiler
 from tvm_costmodel.errors import CostModelError
-from tvm_costmodel.tvm_version import has_relay, installed
+from tvm_costmodel.tvm_version import RELAX_PACKAGE, has_relay, installed
 
 FFI_VERSION = "0.1.14.post1"
+USES = {
+    "numpy": "everything",
+    "scipy": "train, compare, calibrate, the FLOPs predictor",
+    "torch": "train, .pt2 files, checkpoints without a network in ONNX",
+    "apache-tvm": "reading models, profile, tune",
+    "onnx": ".onnx files",
+    "onnxslim": ".onnx files",
+    "xgboost": "the XGBoost predictors",
+    "safetensors": "checkpoints of networks",
+    "tabulate": "aligned tables",
+    "psutil": "measuring over RPC",
+    "onnxruntime": "predicting in seconds and without torch, comparisons with onnxruntime",
+    "onnxscript": "models export",
+}
+"""What each package is for."""
 REQUIRED_WITH_RELAY = (
     "numpy scipy onnxruntime onnx onnxslim xgboost safetensors tabulate psutil".split()
 )
 REQUIRED = ("numpy", "scipy", "torch", "apache-tvm", "onnx", "onnxslim", "xgboost", "safetensors")
-OPTIONAL = {
-    "onnxruntime": "predicting without torch, and comparisons with onnxruntime",
-    "onnxscript": "tvm-costmodel models export",
-}
+OPTIONAL = ("onnxruntime", "onnxscript", "tabulate")
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ def diagnose() -> list[Check]:
     checks += [_package(name) for name in required]
     if with_relay:
         checks.append(Check("TVM with Relay", True, installed()))
-    checks += [_optional(*item) for item in OPTIONAL.items() if item[0] not in required]
+    checks += [_package(name, required=False) for name in OPTIONAL if name not in required]
     checks += [_guarded(*item) for item in _PARTS if item[0] not in skipped]
     return checks
 
@@ -69,17 +81,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _package(name: str) -> Check:
+def _package(name: str, required: bool = True) -> Check:
     version = _version(name)
-    source = "-r scripts/relay-requirements.txt" if has_relay() else f"-c constraints.txt {name}"
-    remedy = "" if version else f"pip install {source}"
-    return Check(name, version is not None, version or "not installed", remedy)
-
-
-def _optional(name: str, use: str) -> Check:
-    version = _version(name)
-    remedy = "" if version else f"only for {use}: pip install {name}"
-    return Check(name, version is not None, version or "not installed", remedy, required=False)
+    wanted = RELAX_PACKAGE if name == "apache-tvm" else name
+    remedy = "" if version else f"for {USES[name]}: pip install {wanted}"
+    return Check(name, version is not None, version or "not installed", remedy, required)
 
 
 def _ffi() -> tuple[bool, str, str]:
@@ -92,7 +98,7 @@ def _native() -> tuple[bool, str, str]:
     from tvm_costmodel.frontends.relax.native_walk import native_available
 
     ok = native_available()
-    remedy = "install a C++17 compiler, then: pip install --no-build-isolation -e ."
+    remedy = "install a C++17 compiler, then install tvm-costmodel from its source again"
     return (
         ok,
         "built" if ok else "not built: the Python walk is used, about 20 times slower",
@@ -152,10 +158,12 @@ def _guarded(name: str, check: Callable[[], tuple[bool, str, str]], required: bo
         ok, state, remedy = check()
     except CostModelError as error:
         return Check(name, False, str(error), "see the message", required)
+    except ModuleNotFoundError as error:
+        return Check(name, False, f"{error.name} is not installed", "see above", required)
     except Exception as error:  # an import may fail in any way
         return Check(name, False, f"{type(error).__name__}: {error}", _reinstall(), required)
     return Check(name, ok, state, "" if ok else remedy, required)
 
 
 def _reinstall() -> str:
-    return "bash scripts/environment.sh, or: pip install -c constraints.txt tvm-costmodel"
+    return "in a checkout: bash scripts/environment.sh; elsewhere: pip install -U tvm-costmodel"

@@ -48,8 +48,23 @@ class StoreError(CostModelError):
     """A measurement store cannot be opened, read or written."""
 
 
+class BadRowError(StoreError):
+    """A row of a store or label file holds what no measurement gives, or is damaged."""
+
+
 class MissingDependencyError(CostModelError):
     """An optional package that this call needs is not installed."""
+
+    @classmethod
+    def of_import(cls, error: ModuleNotFoundError) -> MissingDependencyError:
+        """The error of an import that found no module, with the package to install."""
+        module = (error.name or "").partition(".")[0]
+        package = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "google": "protobuf"}
+        name = package.get(module, module.replace("_", "-"))
+        return cls(
+            f"this needs the package {name}, which is not installed: pip install {name} "
+            "(`tvm-costmodel doctor` lists everything that is missing, and what for)"
+        )
 
 
 class BuildError(CostModelError):

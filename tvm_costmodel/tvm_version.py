@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from tvm_costmodel.errors import MissingDependencyError
 
@@ -82,3 +87,44 @@ def _has(part: str) -> bool:
 def _folder() -> Path | None:
     spec = importlib.util.find_spec("tvm")
     return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+class _WithoutTorch(MetaPathFinder):
+    """Finds ``tvm``, and keeps it from importing torch while it is imported."""
+
+    def __init__(self) -> None:
+        self._is_searching = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "tvm" or self._is_searching or "torch" in sys.modules:
+            return None
+        self._is_searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_searching = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = functools.partial(  # type: ignore[method-assign]
+                self._execute, execute
+            )
+        return spec
+
+    def _execute(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed", to TVM
+        try:
+            execute(module)
+        finally:
+            del sys.modules["torch"]
+
+
+def import_tvm_without_torch() -> None:
+    """Makes the first import of TVM in this program leave torch out, which takes seconds.
+
+    TVM imports torch where that is installed, so that its functions take torch's tensors. A program
+    that hands it none loses nothing; torch can still be imported later.
+    """
+    if "tvm" not in sys.modules:
+        sys.meta_path.insert(0, _WithoutTorch())

@@ -76,7 +76,8 @@ def policies(tolerance: float = 1e-3) -> tuple[Policy, ...]:
             if decision.errors.get(value, 0.0) > tolerance:
                 continue
             kind = RULE if decision.name in _TILE else ANY
-            listed.append(Policy(f"{decision.name} {value}", kind, {decision.name: value}))
+            name = f"{decision.title or decision.name} {decision.label(value)}"
+            listed.append(Policy(name, kind, {decision.name: value}))
     return tuple(sorted(listed, key=lambda policy: policy.kind == ANY))
 
 

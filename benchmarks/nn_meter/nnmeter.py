@@ -42,8 +42,8 @@ from benchmarks import results_file
 from benchmarks.nn_meter.nnmeter_encoding import Encoded, encode
 from benchmarks.nn_meter.nnmeter_tables import label_noise, noise_table, tables
 from tvm_costmodel.errors import require_known
+from tvm_costmodel.predictors.checkpoint import current_name
 from tvm_costmodel.predictors.flops import solve_power_law
-from tvm_costmodel.predictors.renamed import current_name
 from tvm_costmodel.tokenizer.roofline_terms import kernel_table
 from tvm_costmodel.training.metrics import evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split

@@ -42,6 +42,7 @@ from tvm_costmodel.profiling.measuring.record import MeasurementConfig
 from tvm_costmodel.profiling.paired_profiler import PairedProfiler, VariantRun
 from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.space.relay_decisions import RELAY_DECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("build/relay_tuning")
@@ -315,10 +316,12 @@ def _networks(
 
     names = [strategy.name for strategy in plan.strategies]
     of = {name: (shares(figures, name) or {}).get("networks", {}) for name in names}
+    declared = {decision.name: decision for decision in RELAY_DECISIONS}
     rows = []
     for name, network in figures.items():
         best = Candidate.from_dict(network["best"]["candidate"])
-        decisions = ", ".join(f"{key} {value}" for key, value in best.network) or "default"
+        chosen = [(declared[key], value) for key, value in best.network]
+        decisions = ", ".join(f"{d.title or d.name} {d.label(v)}" for d, v in chosen) or "default"
         winners = {w for w in _winners(pools[name], plan) if w.entries}
         checks = [verified.get(network["graph_hash"], {}).get(winner) for winner in winners]
         errors = [check[1] if check and check[0] == "ok" else math.nan for check in checks]

@@ -1,12 +1,12 @@
 """Searching schedules with AutoTVM and auto_scheduler: our cost model against their XGBoost.
 
-    python benchmarks/schedules/relay_tasks.py          # all stages; goes on where it stopped
-    python benchmarks/schedules/relay_tasks.py --trials 16 --seeds 1 --operators 2 \
+    python -m benchmarks.schedules.relay_tasks          # all stages; goes on where it stopped
+    python -m benchmarks.schedules.relay_tasks --trials 16 --seeds 1 --operators 2 \
         --stages earlier search
-    python benchmarks/schedules/relay_tasks.py --systems autotvm --minutes 20
+    python -m benchmarks.schedules.relay_tasks --systems autotvm --minutes 20
 
-Run it in the Relay environment (``bash scripts/relay_environment.sh`` prints its python), on one
-core: ``taskset -c 0 python benchmarks/schedules/relay_tasks.py``. Stages: ``earlier`` tunes other
+Run it at the repository's root in the Relay environment (``bash scripts/relay_environment.sh``
+prints its python), on one core, with ``taskset -c 0`` in front. Stages: ``earlier`` tunes other
 shapes and writes the logs that the strategies named ``+logs`` start from; ``replay`` lets every
 strategy search those logs themselves, without building anything; ``search`` runs every strategy
 with every seed on every task; ``confirm`` builds the winner of each search again and times those of

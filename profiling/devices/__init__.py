@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.bounded_reading import read_small, require_types
 from tvm_costmodel.compilers.registry import COMPILERS, DEFAULT_COMPILER
 from tvm_costmodel.errors import ConfigError, DeviceError, require_known
 
@@ -19,6 +20,8 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
+MAX_THREADS = 4096
+_MAX_FILE_BYTES = 1 << 20
 _OTHER_COMPILERS = tuple(name for name in COMPILERS if name != DEFAULT_COMPILER)
 
 
@@ -46,8 +49,17 @@ class Device:
     def __post_init__(self) -> None:
         if self.runner not in ("local", "rpc"):
             raise ConfigError(f"device {self.name}: runner {self.runner!r} is not local or rpc")
-        if self.threads < 1:
-            raise ConfigError(f"device {self.name}: threads={self.threads} must be 1 or more")
+        if not self.name.strip() or len(self.name) > 100 or not self.name.isprintable():
+            raise ConfigError(f"device {self.name[:100]!r}: its name must be 1 to 100 letters")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(
+                f"device {self.name}: threads={self.threads} must be 1 or more, and at most "
+                f"{MAX_THREADS}"
+            )
+        if not 1 <= self.session_timeout_s <= 86_400:
+            raise ConfigError(
+                f"device {self.name}: session_timeout_s={self.session_timeout_s} must be 1 to 86400"
+            )
 
     def with_threads(self, threads: int) -> Device:
         """The same device with another thread count, under a name of its own."""
@@ -79,7 +91,38 @@ class Device:
             ConfigError: An unknown key; the message names the nearest valid one.
         """
         require_known(record, [f.name for f in fields(cls)], origin)
+        try:
+            require_types(record, _TYPES)
+            for table in ("target", "match"):
+                _require_plain(record.get(table, {}), table)
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {error}") from None
         return cls(**record)
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "description": str,
+    "runner": str,
+    "target": Mapping,
+    "threads": int,
+    "tracker": str,
+    "key": str,
+    "cross_compiler": str,
+    "session_timeout_s": int,
+    "match": Mapping,
+}
+
+
+def _require_plain(table: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError unless a table holds text, numbers and lists of text alone."""
+    for key, value in table.items():
+        items = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str | int) for item in items):
+            raise ValueError(f"{name}.{key} is {str(value)[:60]}, not text, a number or a list")
+    for key in ("machine", "features") if name == "match" else ():
+        if not isinstance(table.get(key, []), list | tuple):
+            raise ValueError(f"match.{key} is {str(table[key])[:60]}, not a list")
 
 
 def list_devices() -> tuple[Device, ...]:
@@ -187,7 +230,7 @@ def _processor_features() -> set[str]:
 
 def _read(path: Path) -> Device:
     try:
-        record = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"device file {path}: {error}") from error
+        record = tomllib.loads(read_small(path, _MAX_FILE_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"device file {path}: {str(error)[:200]}") from error
     return Device.from_dict({"name": path.stem} | record, origin=f"device file {path}")

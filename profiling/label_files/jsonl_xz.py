@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import lzma
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.atomic_files import write_atomically
+from tvm_costmodel.bounded_reading import (
+    MAX_LINE_BYTES,
+    parse_json,
+    parse_object,
+    read_line,
+    unpack_xz,
+)
 from tvm_costmodel.errors import StoreError
 from tvm_costmodel.profiling.store.serialization import dumps
 
@@ -54,8 +60,8 @@ class LineFormat:
                 f"{path} does not exist; give a .db store or an exported .jsonl.xz file"
             )
         try:
-            with lzma.open(path, "rt", encoding="utf-8") as stream:
-                header = json.loads(stream.readline() or "{}")
+            with unpack_xz(path) as stream:
+                header = parse_json(read_line(stream) or "{}")
                 if not isinstance(header, dict) or header.get("format") != self.name:
                     raise StoreError(
                         f"{path} is not a {self.what} file of this package (no such header)"
@@ -66,9 +72,9 @@ class LineFormat:
                         f"reads {self.version}; export the store again with this version"
                     )
                 yield header
-                for text in stream:
-                    yield json.loads(text)
-        except (lzma.LZMAError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                while text := read_line(stream):
+                    yield parse_object(text, MAX_LINE_BYTES)
+        except (lzma.LZMAError, EOFError, ValueError) as error:
             raise StoreError(
                 f"{path} is damaged or not an .xz {self.what} file: {error}"
             ) from error

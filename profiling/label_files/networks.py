@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.bounded_reading import require_types
 from tvm_costmodel.errors import StoreError
 from tvm_costmodel.profiling.label_files.jsonl_xz import LineFormat
 from tvm_costmodel.profiling.label_files.selection import (
     LabelSet,
     Selection,
+    fresh_rows,
     label_set,
     noise_note,
     select_rows,
@@ -32,6 +34,7 @@ from tvm_costmodel.profiling.measuring.record import (
     measurement_key,
     quantile,
 )
+from tvm_costmodel.profiling.measuring.sanity import require_own_graph, require_sane
 from tvm_costmodel.profiling.store.serialization import dumps, timing_from_dict, timing_to_dict
 from tvm_costmodel.profiling.store.store import Store
 
@@ -39,7 +42,15 @@ FORMAT = LineFormat("tvm-costmodel-labels", 1, "label")
 SHIPPED = Path(__file__).parent.parent / "labels"
 """Folder of the labels that ship with the package, ``<device>.jsonl.xz``."""
 
+_REMEDY = "export the store again, without that row"
 _EXACT = ("latency_s", "relative", "reference_s")
+_HEADER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "device": str,
+    "pipeline_key": str,
+    "pipeline": dict,
+    "protocol": int,
+    "environments": dict,
+}
 _HEADER = ("device", "pipeline_key", "pipeline", "protocol", "environments", "note")
 
 
@@ -55,7 +66,10 @@ class LabelOutline:
 
 
 def read_labels(
-    path: str | Path, device: str | None = None, pipeline_key: str | None = None
+    path: str | Path,
+    device: str | None = None,
+    pipeline_key: str | None = None,
+    keep_stale: bool = False,
 ) -> LabelSet:
     """Reads a training set from a store (``.db``) or an exported file (``.jsonl.xz``).
 
@@ -63,20 +77,22 @@ def read_labels(
         path: The store or file.
         device: Whose labels to take; may be left out when there is one device only.
         pipeline_key: Which pipeline's labels to take; may be left out when there is one only.
+        keep_stale: Also take labels of code that has changed since. They are left out otherwise,
+            with a warning that counts them.
 
     Returns:
         The good labels, by graph hash. Each has a graph, at least one operator and a latency.
 
     Raises:
         StoreError: Missing, damaged or foreign file, no labels, or several devices or pipelines
-            to choose from.
+            to choose from; a row that no measurement gives.
     """
     if str(path).endswith(".xz"):
-        return _read_file(Path(path), device, pipeline_key)
+        return _read_file(Path(path), device, pipeline_key, keep_stale)
     with Store(path, write=False) as store:
         selection = select_rows(store, device, pipeline_key)
         header = _header(store, selection)
-    return label_set(header, selection.rows)
+    return label_set(header, selection.rows, str(path), keep_stale)
 
 
 def read_outline(path: str | Path) -> LabelOutline:
@@ -118,6 +134,7 @@ def export_dataset(
         StoreError: No labels, several pipelines or devices, or the file cannot be written.
     """
     selection = select_rows(store, device, pipeline_key)
+    selection = replace(selection, rows=fresh_rows(selection.rows, str(store.path)))
     kernels = {k.hash: k for row in selection.rows for k in row.kernels}
     header = _header(store, selection)
     order = {h: number for number, h in enumerate(sorted(kernels))}
@@ -131,13 +148,16 @@ def import_dataset(store: Store, path: str | Path) -> int:
     """Adds the labels of an exported file to a store; adds none when the file is damaged.
 
     Returns:
-        The number of rows added; rows that the store already has are left as they are.
+        The number of rows added; fresh rows that the store already has are left as they are.
 
     Raises:
         StoreError: The file is missing, damaged or foreign.
     """
     header, rows = _read_rows(Path(path))
     rows = [row for row in rows if store.status(row.key) is None]
+    for row in rows:
+        if row.graph:
+            require_own_graph(row, str(path), _REMEDY)
     for environment_id, facts in header["environments"].items():
         store.put_environment(environment_id, facts)
     for row in rows:
@@ -148,12 +168,18 @@ def import_dataset(store: Store, path: str | Path) -> int:
 def _header(store: Store, selection: Selection) -> dict[str, Any]:
     """The first line of a file: what its labels have in common, and counts."""
     good = [row for row in selection.rows if row.status == "ok"]
+    pipelines = store.pipelines()
+    if selection.pipeline_key not in pipelines:
+        raise StoreError(
+            f"store {store.path} has lost the settings of pipeline {selection.pipeline_key!r}, so "
+            "it is damaged; measure into a new store"
+        )
     return {
         "format": FORMAT.name,
         "version": FORMAT.version,
         "device": selection.device,
         "pipeline_key": selection.pipeline_key,
-        "pipeline": store.pipelines()[selection.pipeline_key],
+        "pipeline": pipelines[selection.pipeline_key],
         "protocol": selection.protocol,
         "environments": _environments_of(store, selection.rows),
         "note": noise_note(selection.rows),
@@ -184,6 +210,9 @@ def _kernel_line(kernel: KernelTime) -> dict[str, Any]:
     record = asdict(kernel)
     record["kernel"] = record.pop("hash")
     record.pop("calls")
+    for name in ("template", "components"):  # of rows without a record
+        if record[name] is None:
+            del record[name]
     latency_s, noise = float(f"{kernel.latency_s:.6g}"), round(kernel.noise, 4)
     return record | {"latency_s": latency_s, "noise": noise}
 
@@ -195,7 +224,8 @@ def _kernel_from(line: Mapping[str, Any]) -> KernelTime:
 
 
 def _network_line(row: Measurement, order: Mapping[str, int]) -> dict[str, Any]:
-    return {
+    record = {} if row.components is None else {"components": dict(row.components)}
+    return record | {
         "graph_hash": row.graph_hash,
         "graph": json.loads(row.graph) if row.graph else None,
         "family": row.family,
@@ -246,6 +276,7 @@ def _measurement_from(
         protocol=header["protocol"],
         created_at=line["created_at"],
         seconds=line["seconds"],
+        components=line.get("components"),
     )
 
 
@@ -259,7 +290,9 @@ def _read_rows(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
             if "kernel" in line:
                 kernels.append(_kernel_from(line))
             else:
-                rows.append(_measurement_from(line, header, kernels))
+                row = _measurement_from(line, header, kernels)
+                require_sane(row, f"{path} line {number}", _REMEDY)
+                rows.append(row)
     return header, rows
 
 
@@ -272,6 +305,10 @@ def _open(path: Path) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any
         raise StoreError(
             f"{path} is damaged: its header lacks {', '.join(absent)}; export it again"
         )
+    try:
+        require_types(header, _HEADER_TYPES)
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: its header's {error}; export it again") from None
     return header, enumerate(lines, 2)
 
 
@@ -280,16 +317,18 @@ def _line(path: str | Path, number: int) -> Iterator[None]:
     """Turns errors of a malformed line into a StoreError that names it."""
     try:
         yield
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise StoreError(
             f"{path} is damaged: line {number} is no label ({type(error).__name__}: {error}); "
             "export the store again"
         ) from error
 
 
-def _read_file(path: Path, device: str | None, pipeline_key: str | None) -> LabelSet:
+def _read_file(
+    path: Path, device: str | None, pipeline_key: str | None, keep_stale: bool
+) -> LabelSet:
     header, rows = _read_rows(path)
     for name, value in (("device", device), ("pipeline_key", pipeline_key)):
         if value is not None and value != header[name]:
             raise StoreError(f"{path} holds labels of {name} {header[name]!r}, not {value!r}")
-    return label_set(header, rows)
+    return label_set(header, rows, str(path), keep_stale)

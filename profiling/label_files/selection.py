@@ -7,6 +7,7 @@ kernel's median time over the set.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,11 @@ from tvm_costmodel.profiling.measuring.record import (
     content_key,
     quantile,
 )
+from tvm_costmodel.profiling.measuring.sanity import require_own_graph
+from tvm_costmodel.profiling.store.staleness import stale_components, stale_summary
 from tvm_costmodel.profiling.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,48 @@ def select_rows(store: Store, device: str | None, pipeline_key: str | None) -> S
     return Selection(device, pipeline_key, protocol, tuple(rows))
 
 
-def label_set(header: Mapping[str, Any], rows: Sequence[Measurement]) -> LabelSet:
+def fresh_rows(rows: Sequence[Measurement], where: str) -> tuple[Measurement, ...]:
+    """The rows that are not stale, with one warning that counts the others.
+
+    Args:
+        rows: Rows, good and failed.
+        where: The store or file, for the warning.
+
+    Raises:
+        StoreError: There are good rows, but only stale ones.
+    """
+    stale = [stale_components(row) for row in rows]
+    fresh = tuple(row for row, names in zip(rows, stale, strict=True) if not names)
+    if len(fresh) == len(rows):
+        return fresh
+    counted = stale_summary([names for names in stale if names])
+    remedy = "measure them again with `tvm-costmodel profile --remeasure-stale --store DB`"
+    if any(row.status == "ok" for row in rows) and not any(row.status == "ok" for row in fresh):
+        raise StoreError(f"{where}: all its labels are stale: {counted} changed since; {remedy}")
+    logger.warning("%s: left out %s whose code has changed since; %s", where, counted, remedy)
+    return fresh
+
+
+def label_set(
+    header: Mapping[str, Any],
+    rows: Sequence[Measurement],
+    where: str,
+    keep_stale: bool = False,
+) -> LabelSet:
     """The good rows as labels at the machine's usual speed.
 
     Args:
         header: Device, pipeline, protocol, environments and note, as in an exported file.
         rows: The rows; failed ones are left out.
+        where: The store or file that they are from, for messages.
+        keep_stale: Also take labels of code that has changed since.
+
+    Raises:
+        StoreError: All labels are stale, or a row's graph is not the one that it is kept under.
     """
     good = [row for row in rows if row.status == "ok" and row.timing is not None]
+    if not keep_stale:
+        good = list(fresh_rows(good, where))
     references = [row.timing.reference_s for row in good if row.timing is not None]
     reference_s = quantile(references, 0.5) if references else 0.0
     return LabelSet(
@@ -132,16 +171,16 @@ def label_set(header: Mapping[str, Any], rows: Sequence[Measurement]) -> LabelSe
         pipeline=header["pipeline"],
         protocol=header["protocol"],
         environments=header["environments"],
-        records=tuple(_record(row, reference_s) for row in good),
+        records=tuple(_record(row, reference_s, where) for row in good),
         reference_s=reference_s,
         note=header["note"],
     )
 
 
-def _record(row: Measurement, reference_s: float) -> LabelRecord:
+def _record(row: Measurement, reference_s: float, where: str) -> LabelRecord:
     assert row.timing is not None
     return LabelRecord(
-        graph=OpGraph.from_json(row.graph),
+        graph=require_own_graph(row, where, "measure the network again, or leave that row out"),
         graph_hash=row.graph_hash,
         latency_s=usual_latency(row.timing.relative, reference_s),
         measured_s=row.timing.latency_s,

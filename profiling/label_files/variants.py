@@ -8,18 +8,24 @@ its variants. Equal stores give equal bytes.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import StoreError
+from tvm_costmodel.errors import BadRowError, StoreError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.label_files.jsonl_xz import LineFormat
+from tvm_costmodel.profiling.label_files.selection import fresh_rows
 from tvm_costmodel.profiling.measuring.record import Measurement, content_key, quantile
+from tvm_costmodel.profiling.measuring.sanity import is_latency, readable
 from tvm_costmodel.profiling.store.serialization import dumps
+from tvm_costmodel.profiling.store.staleness import stale_components, stale_summary
 from tvm_costmodel.profiling.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 FORMAT = LineFormat("tvm-costmodel-variants", 1, "variants")
 
@@ -103,22 +109,30 @@ class VariantSet:
         return len(self.groups)
 
 
-def read_variants(path: str | Path, device: str | None = None) -> VariantSet:
+def read_variants(
+    path: str | Path, device: str | None = None, keep_stale: bool = False
+) -> VariantSet:
     """Reads variants from a store (``.db``) or an exported file (``.jsonl.xz``).
 
     Args:
         path: The store or file.
         device: Whose variants to take; may be left out when there is one device only.
+        keep_stale: Also take variants of code that has changed since. They are left out
+            otherwise, with a warning that counts them; so is a network whose baseline is stale.
 
     Raises:
         StoreError: Missing, damaged or foreign file, no variants, or several devices or baseline
-            pipelines to choose from.
+            pipelines to choose from; a row that no measurement gives.
     """
-    lines = FORMAT.read(Path(path)) if str(path).endswith(".xz") else _lines(path, device)
+    in_file = str(path).endswith(".xz")
+    lines = FORMAT.read(Path(path)) if in_file else _lines(path, device, keep_stale)
     header = next(lines)
     if device is not None and header["device"] != device:
         raise StoreError(f"{path} holds variants of {header['device']!r}, not of {device!r}")
-    groups = tuple(_group(line) for line in lines)
+    pairs = [(_checked_group(line, str(path)), line) for line in lines]
+    groups = tuple(group for group, _ in pairs)
+    if in_file and not keep_stale:
+        groups = _fresh_groups(pairs, str(path))
     return VariantSet(header["device"], header["pipeline_key"], header["reference_s"], groups)
 
 
@@ -160,11 +174,56 @@ def _three_figures(error: float | None) -> float | None:
     return None if error is None else float(f"{error:.3g}")
 
 
-def _lines(path: str | Path, device: str | None) -> Iterator[dict[str, Any]]:
+def _fresh_groups(
+    pairs: Sequence[tuple[VariantGroup, Mapping[str, Any]]], where: str
+) -> tuple[VariantGroup, ...]:
+    """The groups of a file's lines without what is stale, with one warning that counts it."""
+    fresh, stale = [], []
+    for group, line in pairs:
+        if names := stale_components(_outline(group, line, {}), group.graph):
+            stale.append(names)
+            continue
+        kept = []
+        for variant, record in zip(group.variants, line["variants"], strict=True):
+            names = stale_components(_outline(group, record, variant.decisions), group.graph)
+            (stale.append(names) if names else kept.append(variant))
+        fresh.append(replace(group, variants=tuple(kept)))
+    if stale:
+        logger.warning("%s: left out %s whose code has changed since", where, stale_summary(stale))
+    return tuple(fresh)
+
+
+def _outline(
+    group: VariantGroup, record: Mapping[str, Any], decisions: Mapping[str, Any]
+) -> Measurement:
+    """What a file keeps of a row, as far as staleness depends on it."""
+    settings: dict[str, Any] = {"kernels": decisions.get("operators")}
+    if decisions.get("network"):
+        settings |= {"join_products": True, "precision": True}  # it may be either
+    return Measurement(
+        key="",
+        graph_hash=group.graph_hash,
+        graph="",
+        device="",
+        config_key="",
+        pipeline={"config": settings},
+        family=group.family,
+        source=group.source,
+        source_key="",
+        status="ok",
+        components=record.get("components"),
+    )
+
+
+def _lines(
+    path: str | Path, device: str | None, keep_stale: bool = False
+) -> Iterator[dict[str, Any]]:
     """The lines of a file with a store's variants."""
     with Store(path, write=False) as store:
         rows = [r for r in store.measurements(device, status=None) if r.graph_hash]
         environments = store.environments()
+    if not keep_stale:
+        rows = list(fresh_rows(rows, str(path)))
     with_decisions = [row for row in rows if row.pipeline.get("decisions")]
     devices = sorted({row.device for row in with_decisions})
     if len(devices) != 1:
@@ -217,7 +276,7 @@ def _network_line(
 ) -> dict[str, Any]:
     assert row.timing is not None
     lines = [_variant_line(v) for v in variants]
-    return {
+    return _record_of(row) | {
         "graph_hash": row.graph_hash,
         "graph": json.loads(row.graph),
         "family": row.family,
@@ -227,8 +286,12 @@ def _network_line(
     }
 
 
+def _record_of(row: Measurement) -> dict[str, Any]:
+    return {} if row.components is None else {"components": dict(row.components)}
+
+
 def _variant_line(row: Measurement) -> dict[str, Any]:
-    line: dict[str, Any] = {"decisions": row.pipeline["decisions"], "status": row.status}
+    line = {"decisions": row.pipeline["decisions"], "status": row.status, **_record_of(row)}
     timing = row.timing
     if timing is not None and timing.ratio is not None:
         line |= {
@@ -237,6 +300,26 @@ def _variant_line(row: Measurement) -> dict[str, Any]:
             "max_rel_err": _three_figures(timing.max_rel_err),
         }
     return line if row.status == "ok" else line | {"error": row.error[:500]}
+
+
+def _checked_group(line: Mapping[str, Any], where: str) -> VariantGroup:
+    """A line of a file as a group.
+
+    Raises:
+        BadRowError: It is damaged, or holds what no measurement gives.
+    """
+    name, remedy = str(line.get("graph_hash")), "export the variants again, without that network"
+    with readable(where, name, remedy):
+        group = _group(line)
+        fault = "" if is_latency(group.latency_s) else f"latency_s is {group.latency_s}"
+        for variant in group.good:
+            if not 1e-6 <= variant.ratio <= 1e6:
+                fault = f"a variant takes {variant.ratio} of the baseline's time"
+    if not fault and group.graph.hash != group.graph_hash:
+        fault = f"its graph has the hash {group.graph.hash}"
+    if fault:
+        raise BadRowError(f"{where}: row {name}: {fault}; {remedy}")
+    return group
 
 
 def _group(line: Mapping[str, Any]) -> VariantGroup:

@@ -171,6 +171,10 @@ class KernelTime:
     flops: float | None = None
     parameters: tuple[tuple[tuple[int, ...], str], ...] = ()
     """(shape, dtype) of every argument, outputs last."""
+    template: str | None = None
+    """The schedule template that made it; empty for the fallback, None in rows without a record."""
+    components: Mapping[str, int] | None = field(default=None, hash=False)
+    """Versions of what made its code; None in rows without a record."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,9 @@ class Measurement:
     created_at: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """What the label cost: ``source``, ``build``, ``network``, ``kernels``."""
+    components: Mapping[str, int] | None = None
+    """Versions of what its build used, 0 for what it left alone, see
+    `tvm_costmodel.compilers.components.full_record`; None in rows without a record."""
 
     @property
     def latency_s(self) -> float | None:

@@ -60,7 +60,12 @@ def start(
 def main(argv: Sequence[str] | None = None) -> None:
     """Serves until it is interrupted."""
     parser = argparse.ArgumentParser(description="RPC server for boards whose TVM has Relay")
-    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument(
+        "--host",
+        default="0.0.0.0",
+        help="address to listen at; by default all, so that every machine that reaches this one "
+        "can run code on it: name the address of a network that you trust",
+    )
     parser.add_argument("--port", type=int, default=9090)
     parser.add_argument("--port-end", type=int, default=9199)
     parser.add_argument("--tracker", metavar="HOST:PORT", help="tracker to register at")

@@ -145,8 +145,9 @@ class RpcRunner:
         except OSError as error:
             raise DeviceError(
                 f"no RPC tracker answers at {self._host}:{self._port} ({error}); start one with "
-                f"`python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {self._port}`, "
-                f"check it with `{_query(self._host, self._port)}`"
+                f"`python -m tvm.exec.rpc_tracker --host {self._host} --port {self._port}` "
+                "(whoever reaches that address can register boards and use them, so take one of a "
+                f"network that you trust), check it with `{_query(self._host, self._port)}`"
             ) from error
         summary: dict[str, Any] = rpc.connect_tracker(self._host, self._port).summary()
         boards = sorted(summary["queue_info"])

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from tvm_costmodel.bounded_reading import parse_json, parse_object
+from tvm_costmodel.errors import StoreError
 from tvm_costmodel.profiling.measuring.record import KernelTime, Measurement, Timing
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -17,16 +19,21 @@ Statement = tuple[str, tuple[Any, ...]]
 _TIMING_NAMES = {"blocks": "visits", "baseline_blocks": "beside"}
 _TIMING_FIELDS = {_TIMING_NAMES.get(f.name, f.name): f.name for f in fields(Timing)}
 """Attributes of `Timing` by the name that they are stored under."""
-_PUT_KERNEL = "INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_GRAPH = """
+INSERT INTO graphs VALUES (?, ?)
+ON CONFLICT (hash) DO UPDATE SET json = excluded.json WHERE json != excluded.json
+"""
+_PUT_KERNEL = "INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT_MEASUREMENT = """
 INSERT INTO measurements (key, graph_hash, device, pipeline_key, protocol, family, source_key,
-    status, error, latency_s, timing, kernels, unscheduled, environment_id, created_at, seconds)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    status, error, latency_s, timing, kernels, unscheduled, environment_id, created_at, seconds,
+    components)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET family = excluded.family, source_key = excluded.source_key,
     status = excluded.status, error = excluded.error, latency_s = excluded.latency_s,
     timing = excluded.timing, kernels = excluded.kernels, unscheduled = excluded.unscheduled,
     environment_id = excluded.environment_id, created_at = excluded.created_at,
-    seconds = excluded.seconds
+    seconds = excluded.seconds, components = excluded.components
 """
 
 
@@ -49,7 +56,7 @@ def measurement_statements(row: Measurement) -> list[Statement]:
     statements: list[Statement] = []
     if row.graph_hash and row.graph:
         packed = zlib.compress(row.graph.encode(), 6)
-        statements.append(("INSERT OR IGNORE INTO graphs VALUES (?, ?)", (row.graph_hash, packed)))
+        statements.append((_PUT_GRAPH, (row.graph_hash, packed)))
     if row.graph_hash:  # a failure of this source before it gave a graph is over
         statements.append((_DROP_FAILED_SOURCE, (row.source_key, row.device, row.config_key)))
     pipeline = (row.config_key, dumps(row.pipeline))
@@ -78,7 +85,8 @@ def dumps(value: Any) -> str:
 def _kernel_values(row: Measurement, kernel: KernelTime) -> tuple[Any, ...]:
     where = (kernel.hash, row.device, row.config_key, row.protocol)
     parameters = dumps([[list(shape), dtype] for shape, dtype in kernel.parameters])
-    return (*where, kernel.name, kernel.latency_s, kernel.noise, kernel.flops, parameters)
+    timed = (kernel.name, kernel.latency_s, kernel.noise, kernel.flops, parameters)
+    return (*where, *timed, kernel.template, _dumped(kernel.components))
 
 
 def _measurement_values(row: Measurement) -> tuple[Any, ...]:
@@ -99,12 +107,38 @@ def _measurement_values(row: Measurement) -> tuple[Any, ...]:
         row.environment_id,
         row.created_at,
         dumps(dict(row.seconds)),
+        _dumped(row.components),
     )
+
+
+def _dumped(components: Mapping[str, int] | None) -> str | None:
+    return None if components is None else dumps(dict(components))
+
+
+def stored_object(text: object, where: str) -> dict[str, Any]:
+    """An object that a cell of a store holds as JSON.
+
+    Raises:
+        StoreError: It is no JSON object, or nested deeper than any that is written.
+    """
+    try:
+        return parse_object(str(text))
+    except ValueError as error:
+        raise StoreError(
+            f"{where} is damaged ({str(error)[:100]}); export what is whole with "
+            "`tvm-costmodel profile --export` from a copy of the store, or measure again"
+        ) from None
+
+
+def components_of(row: sqlite3.Row) -> dict[str, int] | None:
+    """The record of a row; None where it, or a store of the first schema, has none."""
+    text = row["components"] if "components" in row.keys() else None
+    return None if text is None else parse_object(str(text))
 
 
 def kernel_time(row: sqlite3.Row, calls: int, name: str | None = None) -> KernelTime:
     """A row of the table ``kernels`` as one network uses it."""
-    parameters = tuple((tuple(shape), dtype) for shape, dtype in json.loads(row["parameters"]))
+    parameters = tuple((tuple(shape), dtype) for shape, dtype in parse_json(row["parameters"]))
     return KernelTime(
         name=name or row["name"],
         hash=row["hash"],
@@ -113,6 +147,8 @@ def kernel_time(row: sqlite3.Row, calls: int, name: str | None = None) -> Kernel
         noise=row["noise"],
         flops=row["flops"],
         parameters=parameters,
+        template=row["template"] if "template" in row.keys() else None,
+        components=components_of(row),
     )
 
 
@@ -127,5 +163,6 @@ def timing_from_dict(record: Mapping[str, Any]) -> Timing:
     values["repeats"] = tuple(record["repeats"])
     for name, stored in _TIMING_NAMES.items():
         values[name] = tuple((low, reference) for low, reference in record.get(stored, ()))
-    values.setdefault("relative", record["latency_s"] / record["reference_s"])
+    if "relative" not in values:
+        values["relative"] = record["latency_s"] / record["reference_s"]
     return Timing(**values)

@@ -6,10 +6,10 @@ run, caching and answering ``predict`` with a measured value are one lookup.
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import sqlite3
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,18 +20,30 @@ from tvm_costmodel.profiling.measuring.record import (
     PROTOCOL_VERSION,
     KernelTime,
     Measurement,
-    measurement_key,
 )
-from tvm_costmodel.profiling.store.schema import TUNED, connect, store_errors
+from tvm_costmodel.profiling.measuring.sanity import (
+    is_sane_kernel,
+    require_own_graph,
+    require_sane,
+)
+from tvm_costmodel.profiling.store.connection import connect, store_errors
+from tvm_costmodel.profiling.store.reading import measurement_of, remedy_of
+from tvm_costmodel.profiling.store.remeasuring import rows_of_older_keys, sources_of_stale_rows
+from tvm_costmodel.profiling.store.schema import TUNED
 from tvm_costmodel.profiling.store.serialization import (
     Statement,
     dumps,
     kernel_time,
     measurement_statements,
-    same_settings,
     source_statement,
-    timing_from_dict,
+    stored_object,
 )
+from tvm_costmodel.profiling.store.staleness import kernel_is_fresh, stale_components
+from tvm_costmodel.profiling.store.transactions import in_one_transaction, patiently
+
+logger = logging.getLogger(__name__)
+
+_NOT_STORED = "measure the network again; nothing was stored"
 
 # Pipelines under decisions for one network, see `tvm_costmodel.profiling.paired_profiler`.
 _VARIANTS = """
@@ -64,6 +76,7 @@ class Store:
     def __init__(self, path: str | Path, write: bool = True) -> None:
         self.path = Path(path)
         self._db = connect(self.path, write)
+        self._file = _identity_of(self.path) if write else None
 
     def close(self) -> None:
         """Closes the file; every row is committed already."""
@@ -91,8 +104,13 @@ class Store:
         A row of the same key is replaced: a label is never doubled.
 
         Raises:
-            StoreError: The disk is full or the file cannot be written; nothing was changed.
+            StoreError: The disk is full or the file cannot be written, or the row holds numbers
+                that no measurement gives; nothing was changed.
         """
+        where = f"store {self.path}"
+        require_sane(measurement, where, _NOT_STORED)
+        if measurement.graph:
+            require_own_graph(measurement, where, _NOT_STORED)
         self._write(measurement_statements(measurement))
 
     def link_source(
@@ -102,26 +120,51 @@ class Store:
         self._write([source_statement(source_key, graph_hash, family, source)])
 
     def _write(self, statements: list[Statement]) -> None:
+        """Runs statements as one transaction, in the file that the path names at its end."""
         with store_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, values in statements:
-                    self._db.execute(sql, values)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+            while True:
+                action = in_one_transaction(self._db, lambda: self._execute(statements))
+                try:
+                    patiently(self.path, action)
+                except sqlite3.OperationalError:
+                    if not self._is_gone():
+                        raise
+                if not self._is_gone():
+                    return
+                self._reopen()
 
-    def get(self, key: str) -> Measurement | None:
-        """The row of a measurement key."""
+    def _execute(self, statements: list[Statement]) -> None:
+        for sql, values in statements:
+            self._db.execute(sql, values)
+
+    def _is_gone(self) -> bool:
+        """Whether another program has removed or replaced the file that rows go to."""
+        return self._file is not None and self._file != _identity_of(self.path)
+
+    def _reopen(self) -> None:
+        self._db.close()
+        self._db = connect(self.path, write=True)
+        self._file = _identity_of(self.path)
+
+    def get(self, key: str, kernels: bool = True) -> Measurement | None:
+        """The row of a measurement key, without its kernels where they are not asked for.
+
+        Raises:
+            BadRowError: The row is damaged, or holds numbers that no measurement gives.
+        """
         rows = self._rows("SELECT * FROM measurements WHERE key = ?", (key,))
-        return self._measurement(rows[0]) if rows else None
+        return self._measurement(rows[0], kernels) if rows else None
+
+    def _measurement(self, row: sqlite3.Row, kernels: bool = True) -> Measurement:
+        return measurement_of(row, self._rows, self.path, kernels)
+
+    def _outline(self, row: sqlite3.Row) -> Measurement:
+        return self._measurement(row, kernels=False)
 
     def find(
         self, graph_hash: str, device: str, pipeline_key: str | None = None
     ) -> Measurement | None:
-        """The newest good label of a graph on a device.
+        """The newest good label of a graph on a device that is not stale.
 
         It may be of any pipeline when none is named, but not of a variant, which was built under
         decisions that a default build does not take.
@@ -132,8 +175,18 @@ class Store:
             sql, values = f"{sql} AND pipeline_key = ?", (*values, pipeline_key)
         else:
             sql += f" AND pipeline_key NOT IN ({_VARIANTS})"
-        rows = self._rows(f"{sql} ORDER BY created_at DESC, id DESC LIMIT 1", values)
-        return self._measurement(rows[0]) if rows else None
+        for row in self._rows(f"{sql} ORDER BY created_at DESC, id DESC", values):
+            measured = self._measurement(row)
+            remedy = remedy_of(self.path, measured.key)
+            graph = require_own_graph(measured, f"store {self.path}", remedy)
+            if not (stale := stale_components(measured, graph)):
+                return measured
+            logger.info(
+                "store %s: the label of graph %s on %s is stale (%s changed); "
+                "`tvm-costmodel profile --remeasure-stale --store %s` measures it again",
+                *(self.path, graph_hash, device, ", ".join(stale), self.path),
+            )
+        return None
 
     def graph_of_source(self, source_key: str) -> str | None:
         """The graph hash that a source gave last time; empty when it failed before a graph."""
@@ -144,12 +197,6 @@ class Store:
         """The status of a row, None when there is none."""
         rows = self._rows("SELECT status FROM measurements WHERE key = ?", (key,))
         return rows[0]["status"] if rows else None
-
-    def brief(self, key: str) -> tuple[str, str, float | None, str] | None:
-        """(graph hash, status, latency in seconds, error) of a row, None when there is none."""
-        sql = "SELECT graph_hash, status, latency_s, error FROM measurements WHERE key = ?"
-        rows = self._rows(sql, (key,))
-        return tuple(rows[0]) if rows else None
 
     def measurements(
         self,
@@ -204,29 +251,40 @@ class Store:
         if not self._rows(sql, ()):
             return None
         rows = self._rows("SELECT record FROM tuned WHERE key = ?", (key,))
-        return dict(json.loads(rows[0]["record"])) if rows else None
+        return (
+            stored_object(rows[0]["record"], f"store {self.path}: a tuned record") if rows else None
+        )
 
     def put_tuned(self, key: str, record: Mapping[str, Any]) -> None:
         """Stores a result of tuning, in place of an earlier one of the same key."""
         values = (key, dumps(record))
         self._write([(TUNED, ()), ("INSERT OR REPLACE INTO tuned VALUES (?, ?)", values)])
 
-    def known_kernels(self, device: str, pipeline_key: str, hashes: Iterable[str]) -> set[str]:
-        """Those of ``hashes`` that are timed already under this device and pipeline."""
-        sql = (
-            "SELECT 1 FROM kernels WHERE hash = ? AND device = ? AND pipeline_key = ?"
-            " AND protocol = ?"
-        )
-        return {h for h in hashes if self._rows(sql, (h, device, pipeline_key, PROTOCOL_VERSION))}
+    def kernel(
+        self,
+        kernel_hash: str,
+        device: str,
+        pipeline_key: str,
+        current: Mapping[str, int] | None = None,
+    ) -> KernelTime | None:
+        """A kernel's time, with ``calls`` 1.
 
-    def kernel(self, kernel_hash: str, device: str, pipeline_key: str) -> KernelTime | None:
-        """A kernel's time, with ``calls`` 1."""
+        Args:
+            kernel_hash: The kernel.
+            device: Name of the device.
+            pipeline_key: Pipeline that it was built with.
+            current: Versions of what makes its code now; a time of other versions is none. Left
+                out where any time will do.
+        """
         sql = (
             "SELECT * FROM kernels WHERE hash = ? AND device = ? AND pipeline_key = ?"
             " AND protocol = ?"
         )
         rows = self._rows(sql, (kernel_hash, device, pipeline_key, PROTOCOL_VERSION))
-        return kernel_time(rows[0], 1) if rows else None
+        kernel = kernel_time(rows[0], 1) if rows else None
+        if kernel is None or not is_sane_kernel(kernel):
+            return None
+        return kernel if current is None or kernel_is_fresh(kernel, current) else None
 
     def kernels(self, device: str | None = None) -> Iterator[KernelTime]:
         """Every timed kernel, with ``calls`` 1."""
@@ -237,12 +295,18 @@ class Store:
     def environments(self) -> dict[str, dict[str, Any]]:
         """Facts of every machine and software state that made a row, by id."""
         rows = self._rows("SELECT * FROM environments ORDER BY id", ())
-        return {row["id"]: json.loads(row["facts"]) for row in rows}
+        return {
+            row["id"]: stored_object(row["facts"], f"store {self.path}: an environment")
+            for row in rows
+        }
 
     def pipelines(self) -> dict[str, dict[str, Any]]:
         """Settings of every pipeline that made a row, by key."""
         rows = self._rows("SELECT * FROM pipelines ORDER BY key", ())
-        return {row["key"]: json.loads(row["config"]) for row in rows}
+        return {
+            row["key"]: stored_object(row["config"], f"store {self.path}: a pipeline")
+            for row in rows
+        }
 
     def environments_of_device(self, device: str) -> list[dict[str, Any]]:
         """Facts of every environment that made a good label of a device."""
@@ -251,12 +315,15 @@ class Store:
             JOIN environments e ON e.id = m.environment_id
             WHERE m.device = ? AND m.status = 'ok' ORDER BY e.id
         """
-        return [json.loads(row["facts"]) for row in self._rows(sql, (device,))]
+        return [
+            stored_object(row["facts"], f"store {self.path}: an environment")
+            for row in self._rows(sql, (device,))
+        ]
 
     def stale(
         self, device: str, pipeline_key: str, pipeline: Mapping[str, Any]
     ) -> list[tuple[str, dict[str, Any]]]:
-        """Sources whose labels were all made by older versions of a pipeline or of the protocol.
+        """Sources whose labels are all stale, or of other formats of the key, or no labels at all.
 
         Args:
             device: Whose labels to look at.
@@ -266,48 +333,26 @@ class Store:
         Returns:
             (source key, source as JSON values), in the order they were first measured.
         """
-        sources: dict[str, dict[str, Any]] = {}
-        for row in self._older_rows(device, pipeline_key, pipeline):
-            network = row["graph_hash"] or row["source_key"]
-            if self.status(measurement_key(network, device, pipeline_key)) is None:
-                sources.setdefault(row["source_key"], json.loads(row["source"]))
-        return list(sources.items())
+        place = (device, pipeline_key)
+        older = rows_of_older_keys(self._rows, place, pipeline, self.pipelines())
+        sources = {
+            row["source_key"]: stored_object(row["source"], f"store {self.path}: a source")
+            for row, replaced in older
+            if not replaced
+        }
+        return list((sources | sources_of_stale_rows(self._rows, self._outline, place)).items())
 
     def delete_superseded(self, device: str, pipeline_key: str, pipeline: Mapping[str, Any]) -> int:
-        """Drops rows of older versions whose network has a row of this version.
+        """Drops rows of older keys whose network has a row of this one.
 
         Returns:
             The number of rows dropped.
         """
-        superseded = []
-        for row in self._older_rows(device, pipeline_key, pipeline):
-            network = row["graph_hash"] or row["source_key"]
-            if self.status(measurement_key(network, device, pipeline_key)) is not None:
-                superseded.append(row["id"])
+        place = (device, pipeline_key)
+        older = rows_of_older_keys(self._rows, place, pipeline, self.pipelines())
+        superseded = [row["id"] for row, replaced in older if replaced]
         self._write([("DELETE FROM measurements WHERE id = ?", (row,)) for row in superseded])
         return len(superseded)
-
-    def _older_rows(
-        self, device: str, pipeline_key: str, pipeline: Mapping[str, Any]
-    ) -> list[sqlite3.Row]:
-        """Rows of the same settings under another version of the pipeline or protocol.
-
-        Variants are left out: their settings contain the default ones, so that they would match.
-        """
-        settings = self.pipelines()
-        older = [
-            key
-            for key, stored in settings.items()
-            if not stored.get("decisions") and same_settings(stored, pipeline)
-        ]
-        marks = ", ".join("?" * len(older))
-        sql = f"""
-            SELECT m.id, m.graph_hash, m.source_key, s.source FROM measurements m
-            JOIN sources s ON s.key = m.source_key
-            WHERE m.device = ? AND m.pipeline_key IN ({marks})
-              AND (m.pipeline_key != ? OR m.protocol != ?) ORDER BY m.id
-        """
-        return self._rows(sql, (device, *older, pipeline_key, PROTOCOL_VERSION))
 
     def require_one_pipeline(self, device: str) -> tuple[str, int]:
         """The only (pipeline key, protocol) that has good labels of default builds on the device.
@@ -334,40 +379,13 @@ class Store:
 
     def _rows(self, sql: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
         with store_errors(self.path):
-            return self._db.execute(sql, values).fetchall()
+            return patiently(self.path, lambda: self._db.execute(sql, values).fetchall())
 
-    def _measurement(self, row: sqlite3.Row) -> Measurement:
-        graphs = self._rows("SELECT json FROM graphs WHERE hash = ?", (row["graph_hash"],))
-        pipelines = self._rows("SELECT config FROM pipelines WHERE key = ?", (row["pipeline_key"],))
-        sources = self._rows("SELECT source FROM sources WHERE key = ?", (row["source_key"],))
-        if row["graph_hash"] and not graphs:
-            raise StoreError(f"store {self.path}: row {row['key']} has lost its graph; damaged")
-        kernels = []
-        for name, kernel_hash, calls in json.loads(row["kernels"]):
-            timed = self._rows(
-                "SELECT * FROM kernels WHERE hash = ? AND device = ? AND pipeline_key = ?"
-                " AND protocol = ?",
-                (kernel_hash, row["device"], row["pipeline_key"], row["protocol"]),
-            )
-            if timed:
-                kernels.append(kernel_time(timed[0], calls, name))
-        return Measurement(
-            key=row["key"],
-            graph_hash=row["graph_hash"],
-            graph=zlib.decompress(graphs[0]["json"]).decode() if graphs else "",
-            device=row["device"],
-            config_key=row["pipeline_key"],
-            pipeline=json.loads(pipelines[0]["config"]) if pipelines else {},
-            family=row["family"],
-            source=json.loads(sources[0]["source"]) if sources else {},
-            source_key=row["source_key"],
-            status=row["status"],
-            error=row["error"],
-            timing=timing_from_dict(json.loads(row["timing"])) if row["timing"] else None,
-            kernels=tuple(kernels),
-            unscheduled=tuple(json.loads(row["unscheduled"])),
-            environment_id=row["environment_id"],
-            protocol=row["protocol"],
-            created_at=row["created_at"],
-            seconds=json.loads(row["seconds"]),
-        )
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """What tells the file of a path from another one of the same name; None where there is none."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino

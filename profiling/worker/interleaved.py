@@ -47,6 +47,16 @@ class InterleavedTimer:
         """Keeps a build under a name."""
         self._builds[slot] = build
 
+    def held(self, slot: str) -> Any:
+        """The build that is held under a name.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if slot not in self._builds:
+            raise ConfigError(f"no build is held under {slot!r}; build it first")
+        return self._builds[slot]
+
     def drop(self, slots: Sequence[str]) -> None:
         """Frees builds."""
         for slot in slots:

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tvm_costmodel.compilers.components import COMPONENTS, full_record, used_versions
 from tvm_costmodel.compilers.registry import compiler_named
 from tvm_costmodel.errors import CostModelError, MissingDependencyError
 from tvm_costmodel.profiling.devices import Device
@@ -29,6 +30,7 @@ from tvm_costmodel.profiling.measuring.record import MeasurementConfig
 from tvm_costmodel.profiling.runners.executors import make_runner
 from tvm_costmodel.profiling.sources import source_from_dict
 from tvm_costmodel.profiling.worker.pipe import Receiver, send
+from tvm_costmodel.tvm_version import import_tvm_without_torch
 
 _PR_SET_PDEATHSIG = 1
 
@@ -75,25 +77,37 @@ class Session:
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Makes the module of a source and exports its graph."""
         self.forget(request)
-        self._module, graph = source_from_dict(request["source"]).load()
+        self._source = request["source"]
+        self._module, graph = source_from_dict(self._source).load()
         return {"graph_hash": graph.hash, "graph": graph.to_json()}
 
     def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Compiles the module that was described last."""
         self._build = self._compiler.build(self._module, self._target, self._pipeline)
         return {
-            "kernels": [
-                {
-                    "name": k.name,
-                    "hash": k.hash,
-                    "calls": k.calls,
-                    "parameters": [[list(shape), dtype] for shape, dtype in k.parameters],
-                }
-                for k in self._build.kernels
-            ],
-            "unscheduled": list(self._build.unscheduled),
+            "kernels": [self._kernel(kernel) for kernel in self._build.kernels],
             "stages": dict(self._build.seconds),
+            **self._parts(self._build),
         }
+
+    def _kernel(self, kernel: Any) -> dict[str, Any]:
+        """What a row keeps of a kernel."""
+        name = self._compiler.name
+        used = kernel.components if name in COMPONENTS else ()
+        return {
+            "name": kernel.name,
+            "hash": kernel.hash,
+            "calls": kernel.calls,
+            "parameters": [[list(shape), dtype] for shape, dtype in kernel.parameters],
+            "template": getattr(kernel, "template", ""),
+            "components": used_versions(name, used),
+        }
+
+    def _parts(self, build: Any) -> dict[str, Any]:
+        """What a row keeps of a build; a compiler of one's own may list no components."""
+        name = self._compiler.name
+        record = full_record(name, build.components) if name in COMPONENTS else {}
+        return {"unscheduled": list(build.unscheduled), "components": record}
 
     def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Times the network that was built last, and the requested kernels."""
@@ -133,7 +147,7 @@ class Session:
         config = self._compiler.config(request["pipeline"])
         build = self._compiler.build(self._module, self._target, config)
         self._interleaved.hold(request["slot"], build)
-        return {"unscheduled": list(build.unscheduled)}
+        return self._parts(build)
 
     def measure_interleaved(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Times held builds interleaved; drops those of ``drop`` afterwards."""
@@ -144,6 +158,20 @@ class Session:
             return {"slots": self._interleaved.time(request["slots"], *settings)}
         finally:
             self._interleaved.drop(request["drop"])
+
+    def check_outputs(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Compares the outputs of a build, held under ``slot`` or the last, with a reference."""
+        from tvm_costmodel.profiling.worker.output_check import check_outputs
+
+        build = self._interleaved.held(request["slot"]) if request["slot"] else self._build
+        specs = self._compiler.input_specs(self._module)
+        loaded = self._runner.load(build, specs)
+        try:
+            outputs = loaded.outputs()
+        finally:
+            loaded.close()
+        module = self._module if self._compiler.name == "relax" else None
+        return check_outputs(outputs, specs, self._source, module, request["flops"])
 
     def _time_kernels(self, loaded: Any, hashes: set[str]) -> dict[str, tuple[float, float]]:
         """(latency in seconds, noise) of the kernels of these hashes, by hash."""
@@ -193,6 +221,7 @@ def _answer(handler: Callable[[Mapping[str, Any]], dict[str, Any]], request: Any
 def serve() -> None:
     """Answers requests until the profiler closes the pipe."""
     _die_with_parent()
+    import_tvm_without_torch()
     faulthandler.enable()
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -205,6 +234,7 @@ def serve() -> None:
         "pipelines": session.pipelines,
         "build_variant": session.build_variant,
         "measure_interleaved": session.measure_interleaved,
+        "check_outputs": session.check_outputs,
         "forget": session.forget,
     }
     while True:

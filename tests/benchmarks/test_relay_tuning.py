@@ -98,5 +98,5 @@ def test_stages_go_on_until_all_is_measured_and_the_table_tells_strategies_apart
 def test_labelled_networks_are_refused(bench: Bench) -> None:
     assert read_graph(bench.places, "net").hash == GRAPH.hash
     refuse_labelled(bench.places, {"other"}, ("net",))
-    with pytest.raises(SystemExit, match="net: labels are of this very network"):
+    with pytest.raises(SystemExit, match="net: there are labels of this very network"):
         refuse_labelled(bench.places, {GRAPH.hash}, ("net",))

@@ -24,7 +24,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
-    assert main(["predict", *argv, *DEVICE, "--format", "json"]) == 0
+    assert main(["predict", *argv, *DEVICE, "--per-op", "--format", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 

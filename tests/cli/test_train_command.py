@@ -123,7 +123,9 @@ def on_this_device(checkpoint: Path, tmp_path: Path) -> Path:
 def test_the_json_holds_every_operators_share_largest_first(
     capsys: pytest.CaptureFixture[str], model: str, on_this_device: Path
 ) -> None:
-    answer = json_of(capsys, [*predict(model, on_this_device), "--format", "json"])
+    argv = [*predict(model, on_this_device), "--format", "json"]
+    assert "per_op" not in json_of(capsys, argv)
+    answer = json_of(capsys, [*argv, "--per-op"])
     shares = [row["latency_ms"] for row in answer["per_op"]]
     assert sum(shares) == pytest.approx(answer["latency_ms"])
     assert shares == sorted(shares, reverse=True) and min(shares) > 0
@@ -136,7 +138,7 @@ def test_the_table_shows_the_five_largest_when_asked_to_say_more(
     capsys: pytest.CaptureFixture[str], model: str, on_this_device: Path
 ) -> None:
     argv = predict(model, on_this_device)
-    answer = json_of(capsys, [*argv, "--format", "json"])
+    answer = json_of(capsys, [*argv, "--per-op", "--format", "json"])
     assert main(argv) == 0
     assert "share" not in capsys.readouterr().out
     assert main([*argv, "-v"]) == 0
@@ -153,5 +155,5 @@ def test_a_predictor_of_the_whole_alone_has_no_shares(
     capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     argv = ["predict", model, "--checkpoint", "cpu-x86-avx512/flops"]
-    answer = json_of(capsys, [*argv, "--device", "cpu-x86-avx512", "--format", "json"])
+    answer = json_of(capsys, [*argv, "--device", "cpu-x86-avx512", "--format", "json", "-v"])
     assert "per_op" not in answer

@@ -90,7 +90,7 @@ def test_the_table_says_what_was_measured_and_decided(
 ) -> None:
     assert main(command(model, output)) == 0
     shown = capsys.readouterr().out
-    for words in ("predicted ms", "layout", "tiny.onnx on cpu", "times as fast", "model.so"):
+    for words in ("predicted ms", "chosen as", "tiny.onnx on cpu", "times as fast", "model.so"):
         assert words in shown
 
 

@@ -19,6 +19,7 @@ from tests.networks import (
     onnx_network,
     onnx_network_path,
     run_onnxruntime,
+    run_relax,
     without_softmax,
 )
 from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
@@ -53,15 +54,30 @@ def test_stripped_weights_get_random_values_and_a_warning(caplog):
     assert "3 weights" in record.message
 
 
-def test_weights_deleted_from_the_file_are_made_again(caplog):
-    model = small_network()
-    for name, shape in (("w", [8, 3, 3, 3]), ("gamma", [8])):
-        tensor = next(t for t in model.graph.initializer if t.name == name)
-        model.graph.initializer.remove(tensor)
-        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    graph = from_onnx(model)
-    assert graph.hash == from_onnx(small_network()).hash
-    assert [op.op for op in graph.operators].count("input") == 1
+def test_an_input_that_serves_as_a_filter_stays_an_input():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["search", "template"], ["y"])],
+        "tracker",
+        [
+            value("search", TensorProto.FLOAT, [1, 32, 22, 22]),
+            value("template", TensorProto.FLOAT, [4, 32, 6, 6]),
+            value("unused", TensorProto.FLOAT, [7]),
+        ],
+        [value("y", TensorProto.FLOAT, [1, 4, 17, 17])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    read = from_onnx(model)
+    assert [op.op for op in read.operators] == ["input", "input", "input", "conv2d"]
+    assert [op.outputs[0].shape for op in read.operators[:3]] == [
+        (1, 32, 22, 22),
+        (4, 32, 6, 6),
+        (7,),
+    ]
+    inputs = onnx_inputs(model)
+    [actual] = run_relax(onnx_to_relax(model), list(inputs.values()), fast=True)
+    [expected] = run_onnxruntime(model, inputs)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 def test_weights_without_a_shape_are_refused():
@@ -263,3 +279,27 @@ def test_graph_does_not_depend_on_onnxruntime_being_installed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert result.stdout.strip() == from_onnx(onnx_network_path("shufflenet")).hash
+
+
+@pytest.mark.parametrize(
+    ("location", "extra"),
+    [("../w.bin", {}), ("link.bin", {}), ("/w.bin", {}), ("w.bin", {"offset": "ten"})],
+)
+def test_external_data_is_read_from_the_models_folder_alone(tmp_path, location, extra):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tmp_path / "w.bin", folder / "w.bin"):
+        path.write_bytes(np.ones(64, np.float32).tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "w.bin")
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[64], data_location=1)
+    for key, value in {
+        "location": f"{tmp_path}/w.bin" if location == "/w.bin" else location,
+        **extra,
+    }.items():
+        weight.external_data.add(key=key, value=value)
+    model = model_of([node("Add", ["x", "w"], ["y"])], {"x": [64]}, {"y": [64]})
+    model.graph.initializer.append(weight)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"outside of|kept at no number") as error:
+        load_onnx(folder / "m.onnx")
+    assert "\n" not in str(error.value)

@@ -163,7 +163,11 @@ def test_results_that_are_constant_stay_in_the_graph() -> None:
         ("packed_calls", "main", ("call_dps_packed", "call_pure_packed")),
         ("control_flow", "branches", ("if",)),
         ("control_flow", "main", ("call",)),
-        ("legalised", "main", ("call_tir",)),
+        (
+            "legalised",
+            "main",
+            ("tir.conv2d", "tir.conv2d1", "tir.conv2d2", "tir.conv2d_transpose", "tir.transpose"),
+        ),
         ("odd_operators", "main", ()),
     ],
 )
@@ -231,7 +235,7 @@ def test_export_pass_in_a_pipeline() -> None:
     tvm.transform.Sequential(steps)(BUILDERS["convolutions"]())
     assert before[0].unknown_ops == ()
     assert before[0].hash == export("convolutions").hash
-    assert after[0].unknown_ops == ("call_tir",)
+    assert after[0].unknown_ops and all(op.startswith("tir.") for op in after[0].unknown_ops)
 
 
 # Attributes that Relax gives a value to only when its caller does.

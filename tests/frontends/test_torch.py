@@ -158,6 +158,29 @@ def test_dynamic_batch_needs_a_shape():
         torch_to_relax(program, shapes={"image": (4, 3, 16, 16)})
 
 
+def test_batches_outside_of_the_exported_range_are_refused():
+    batch = torch.export.Dim("batch", min=2, max=16)
+    program = torch.export.export(
+        nn.ReLU(), (torch.randn(2, 4),), dynamic_shapes={"input": {0: batch}}
+    )
+    assert from_torch(program, shapes={"input": (16, 4)}).operators[0].outputs[0].shape == (16, 4)
+    for extent in (1, 17):
+        with pytest.raises(ModelFileError, match=f"input={extent},4 .* exported for 2 to 16"):
+            from_torch(program, shapes={"input": (extent, 4)})
+
+
+def test_outputs_that_are_none_are_left_out():
+    class Parts(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict:
+            return {"twice": x * 2, "none": None, "pair": (None, x.squeeze(-1))}
+
+    x = torch.randn(2, 3, 1)
+    outputs = run_relax(torch_to_relax(Parts(), (x,)), [x.numpy()], fast=True)
+    assert [a.shape for a in outputs] == [(2, 3, 1), (2, 3)]
+    np.testing.assert_array_equal(outputs[0], 2 * x.numpy())
+    np.testing.assert_array_equal(outputs[1], x.numpy()[..., 0])
+
+
 def test_training_mode_is_refused():
     program = torch.export.export(ConvNet().train(), (torch.randn(2, 3, 16, 16),))
     with pytest.raises(ModelFileError, match=r"training mode .*call model.eval\(\)"):

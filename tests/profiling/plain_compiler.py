@@ -77,6 +77,7 @@ class PlainCompiler(RelaxCompiler):
 
 
 PLAIN = PlainCompiler()
+RELAX = RelaxCompiler()  # itself, for sources that only this module makes
 
 
 def _build(mod: Any, target: Any, config: PlainConfig) -> BuildResult:

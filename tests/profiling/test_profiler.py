@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,50 @@ def test_stale_labels_are_measured_again_and_replaced(
     counts = {(s.pipeline_key, s.ok) for s in new.store.summary()}
     other = next(key for key, count in counts if key != summary.pipeline_key)
     assert counts == {(summary.pipeline_key, 2), (other, 1)}
+
+
+def test_labels_of_changed_components_are_measured_again(make_profiler: Make) -> None:
+    profiler = make_profiler(compiler="plain_compiler:RELAX")
+    assert profiler.run(tiny(2, 3)).measured == 2
+    old, fresh = profiler.store.measurements()
+    assert old.components is not None
+    used = {name for name, version in old.components.items() if version}
+    assert {"template/conv", "pass/layout"} <= used and "template/depthwise" not in used
+    assert old.components["template/depthwise"] == 0
+    (made,) = {tuple(k.components or ()) for k in old.kernels if k.template == "channels_last"}
+    assert made == ("template/conv",)
+    kernels = tuple(
+        dataclasses.replace(k, latency_s=1e-9, components={"template/conv": 0}) for k in old.kernels
+    )
+    older = dict(old.components) | {"template/conv": 99}
+    profiler.store.put_measurement(
+        dataclasses.replace(old, components=older, kernels=kernels, timing=timing(1.0))
+    )
+    summary = make_profiler(compiler="plain_compiler:RELAX").run(tiny(2, 3))
+    assert [r.reused for r in summary.results] == [False, True]
+    again = profiler.store.get(old.key)
+    assert again is not None and again.components == old.components
+    assert again.latency_s is not None and again.latency_s < 0.1
+    made = {kernel.hash: kernel.components for kernel in old.kernels}
+    assert {kernel.hash: kernel.components for kernel in again.kernels} == made
+    assert all(kernel.latency_s > 1e-8 for kernel in again.kernels)
+
+
+def test_a_row_that_no_measurement_gives_is_measured_again(
+    make_profiler: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="tvm_costmodel")
+    profiler = make_profiler()
+    profiler.run(tiny(2, 3))
+    with sqlite3.connect(profiler.store.path) as database:
+        database.execute("UPDATE measurements SET timing = json_set(timing, '$.latency_s', -1.0)")
+        database.execute("UPDATE kernels SET latency_s = -1.0")
+    assert profiler.run(tiny(2)).measured == 1
+    assert "latency_s is -1.0, not 1e-09 to 10000 seconds" in caplog.text
+    assert profiler.remeasure_stale().measured == 1
+    rows = list(profiler.store.measurements())
+    assert len(rows) == 2 and all(row.latency_s and row.latency_s > 0 for row in rows)
+    assert all(kernel.latency_s > 0 for row in rows for kernel in row.kernels)
 
 
 def test_noisy_labels_are_measured_again(make_profiler: Make) -> None:

@@ -104,10 +104,24 @@ def test_stale_rows_are_those_of_older_versions_of_the_same_settings(path: Path)
 def test_known_kernels_are_found_by_hash_device_and_pipeline(path: Path) -> None:
     store = Store(path)
     store.put_measurement(measurement(4))
-    assert store.known_kernels(DEVICE, PIPELINE, ["kernel4", "kernel5"]) == {"kernel4"}
-    assert store.known_kernels("another", PIPELINE, ["kernel4"]) == set()
+    assert store.kernel("kernel5", DEVICE, PIPELINE) is None
+    assert store.kernel("kernel4", "another", PIPELINE) is None
     kernel = store.kernel("kernel4", DEVICE, PIPELINE)
     assert kernel is not None and (kernel.calls, kernel.latency_s) == (1, 16e-4)
+    assert store.kernel("kernel4", DEVICE, PIPELINE, {"template/elementwise": 1}) == kernel
+    assert store.kernel("kernel4", DEVICE, PIPELINE, {"template/elementwise": 2}) is None
+
+
+def test_kernels_are_known_by_what_made_them(path: Path) -> None:
+    made = {"template/elementwise": 2, "emit/exp": 1}
+    row = measurement(4)
+    kernel = dataclasses.replace(row.kernels[0], template="elementwise", components=made)
+    with Store(path) as store:
+        store.put_measurement(dataclasses.replace(row, kernels=(kernel,)))
+        assert store.kernel("kernel4", DEVICE, PIPELINE) == dataclasses.replace(kernel, calls=1)
+        assert store.kernel("kernel4", DEVICE, PIPELINE, made) is not None
+        for other in ({"template/elementwise": 2}, made | {"emit/exp": 2}, made | {"emit/pow": 1}):
+            assert store.kernel("kernel4", DEVICE, PIPELINE, other) is None
 
 
 def test_reading_what_is_not_there_creates_nothing(path: Path) -> None:
@@ -120,7 +134,7 @@ def test_reading_what_is_not_there_creates_nothing(path: Path) -> None:
     ("statement", "words"),
     [
         (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", "newer than this version's.*pip install"),
-        (f"PRAGMA user_version = {SCHEMA_VERSION - 1}", "older than this version's.*import"),
+        ("PRAGMA user_version = 0", "schema 0, which no version of this package wrote"),
         ("PRAGMA application_id = 7", "SQLite file of another program"),
     ],
 )

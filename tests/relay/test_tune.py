@@ -124,7 +124,7 @@ def test_bad_input_is_refused(mod: tvm.IRModule, tmp_path: Path, monkeypatch: An
     for error, words, model, changes in (
         (ConfigError, "unknown compiler 'rely'; use relax or relay", mod, {"compiler": "rely"}),
         (ModelFileError, "no such file", tmp_path / "none.onnx", {}),
-        (ConfigError, "not that of device", mod, {"target": "llvm -mcpu=haswell"}),
+        (ConfigError, "not that of device", mod, {"target": "llvm -mcpu=nehalem"}),
     ):
         with pytest.raises(error, match=words):
             tune(model, **settings(out, **changes))

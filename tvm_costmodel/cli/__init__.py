@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tvm_costmodel.cli.output import Output, write_result
-from tvm_costmodel.errors import CostModelError
+from tvm_costmodel.errors import CostModelError, MissingDependencyError
 
 COMMANDS = (
     "export",
@@ -33,6 +33,7 @@ COMMANDS = (
     "doctor",
 )
 INTERRUPTED = 130
+_LONGEST = 1200
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,6 +83,8 @@ def _one_line(error: BaseException) -> str:
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         line += "; free space, or choose a path on another disk"
+    if len(line) > _LONGEST:  # a name or value of a damaged file; the remedy stands at the end
+        line = f"{line[: _LONGEST - 300]} ... {line[-280:]}"
     return line
 
 
@@ -102,14 +105,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return output.exit_code
     except CostModelError as error:
         return _report(error, args.debug, error.exit_code)
+    except ModuleNotFoundError as error:
+        if args.debug or (error.name or "").startswith("tvm_costmodel"):
+            raise
+        missing = MissingDependencyError.of_import(error)
+        return _report(missing, args.debug, missing.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a read-only folder, a missing permission
         return _report(error, args.debug, 2)
+    except (RecursionError, MemoryError) as error:
+        return _report(CostModelError(_too_large(error)), args.debug, 2)
+    except Exception as error:
+        if args.debug:
+            raise
+        what = f"unexpected {type(error).__name__}: {error}; --debug shows where"
+        return _report(CostModelError(what), False, 1)
     except KeyboardInterrupt:
         print("interrupted; finished work is kept", file=sys.stderr)
         return INTERRUPTED
+
+
+def entry() -> int:
+    """Runs the command of ``sys.argv``, as a program of its own."""
+    from tvm_costmodel.tvm_version import import_tvm_without_torch
+
+    import_tvm_without_torch()
+    return main()
+
+
+def _too_large(error: BaseException) -> str:
+    what = "nested too deeply" if isinstance(error, RecursionError) else "too large for the memory"
+    return f"an input is {what}; check that the files given are whole and the right ones"
 
 
 def _report(error: Exception, debug: bool, code: int) -> int:

@@ -26,8 +26,15 @@ class Output:
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Formats rows as a plain table; the caller formats the numbers."""
-    from tabulate import tabulate
-
+    try:
+        from tabulate import tabulate
+    except ModuleNotFoundError:  # `doctor` has to say so, in a table
+        cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells
+        ]
+        return "\n".join("  ".join(line).rstrip() for line in lines)
     return str(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
 
 

@@ -47,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("auto", "torch", "onnxruntime"),
         default="auto",
-        help="what runs a network: torch where it is installed (auto), or ONNX Runtime, for "
-        "checkpoints that `tvm-costmodel models export` wrote",
+        help="what runs a network: ONNX Runtime where the checkpoint holds its network in ONNX, "
+        "else torch (auto), or the one named",
     )
     parser.add_argument(
         "--store", metavar="DB", help="answer with a measured latency when this store has the graph"
@@ -58,6 +58,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also compile and measure the model, into --store when one is given, and compare "
         "every shipped predictor with the measurement",
+    )
+    parser.add_argument(
+        "--per-op",
+        action="store_true",
+        help="say how the latency is shared by operators (also with -v)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a graph with unknown operators"
@@ -79,14 +84,12 @@ def run(args: argparse.Namespace) -> Output:
     if stored is not None:
         return _answer(_measured_fields(stored, model.graph), args.model)
     estimate = _estimate(args, device, model.graph)
-    return _answer(_predicted_fields(estimate), args.model, args.verbose > 0)
+    return _answer(_predicted_fields(estimate, args.per_op or args.verbose > 0), args.model)
 
 
 def _stored(store: str, device: Device, graph: OpGraph) -> Measurement | None:
     from tvm_costmodel.profiling.store.store import Store
 
-    if not Path(store).exists():
-        raise ConfigError(f"store {store} does not exist; make one with `tvm-costmodel profile`")
     with Store(store, write=False) as opened:
         return opened.find(graph.hash, device.name)
 
@@ -134,6 +137,7 @@ def _measure(
                 pipeline=known_compiler(args.compiler).label_pipeline,
                 progress=False,
                 compiler=args.compiler,
+                check_outputs=True,
             )
             source = FileSource(args.model, shapes, compiler=args.compiler)
             summary = profiler.run([source])
@@ -213,7 +217,7 @@ def _measured_fields(row: Measurement, graph: OpGraph) -> dict[str, Any]:
     }
 
 
-def _predicted_fields(estimate: Estimate) -> dict[str, Any]:
+def _predicted_fields(estimate: Estimate, per_op: bool = False) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "latency_ms": estimate.latency_s * 1e3,
         "low_ms": _number(estimate.low_s * 1e3),
@@ -224,7 +228,7 @@ def _predicted_fields(estimate: Estimate) -> dict[str, Any]:
         "graph_hash": estimate.graph_hash,
         "unknown_ops": list(estimate.unknown_ops),
     }
-    if estimate.per_op is not None:
+    if per_op and estimate.per_op is not None:
         fields["per_op"] = [
             {"operator": share.operator, "op": share.op, "latency_ms": share.latency_s * 1e3}
             for share in estimate.per_op
@@ -236,10 +240,10 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _answer(fields: dict[str, Any], model: str, verbose: bool = False) -> Output:
+def _answer(fields: dict[str, Any], model: str) -> Output:
     shown = {name: value for name, value in fields.items() if name != "per_op"}
     text = table(named_rows(shown), ("", Path(model).name))
-    if verbose and "per_op" in fields:
+    if "per_op" in fields:
         rows = [
             (
                 str(share["operator"]),

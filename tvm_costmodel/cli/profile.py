@@ -74,6 +74,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--remeasure-noisy", action="store_true", help="measure again the labels that stayed noisy"
     )
     parser.add_argument(
+        "--models-in",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="measure again model files from this folder too; without it only those below the "
+        "working directory and the store's folder networks/ are read",
+    )
+    parser.add_argument(
         "--retry-failed", action="store_true", help="try networks again that failed before"
     )
     add_board(parser)
@@ -173,6 +181,7 @@ def _measure(
         retry_failed=args.retry_failed,
         progress=not args.quiet,
         compiler=args.compiler,
+        model_folders=args.models_in,
     )
     if isinstance(profiler, PairedProfiler):
         from tvm_costmodel.tuning.learning.collect_variants import measure_variants

@@ -22,6 +22,7 @@ class KernelUse:
         calls: How often one run of the network calls it.
         parameters: Shape and dtype of every tensor it is called with, outputs last.
         template: The schedule template that scheduled it; empty where none fits.
+        components: Names of what made its code, see `tvm_costmodel.compilers.components`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class KernelUse:
     calls: int
     parameters: tuple[tuple[tuple[int, ...], str], ...]
     template: str = ""
+    components: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ class BuildConfig(Protocol):
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that change with any field and with the compiler's version."""
+        """16 hexadecimal digits that change with any field."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values, of which ``Compiler.config`` makes an equal one."""
@@ -51,6 +51,10 @@ class Build(Protocol):
         """``name: reason`` of each kernel that has no schedule of its own."""
 
     @property
+    def components(self) -> Mapping[str, int]:
+        """Versions of what it used, see `tvm_costmodel.compilers.components`."""
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent in each stage of the build."""
 
@@ -70,7 +74,7 @@ class PipelineDescription(TypedDict):
     """What labels are stored under, as JSON values.
 
     ``pipeline_key`` is the config's key; ``pipeline`` is what a row keeps of it: the fields
-    (``config``) and the versions of the code (``pipeline_version``, ``rule_version``).
+    (``config``) and the versions of the key's format (``pipeline_version``, ``rule_version``).
     """
 
     pipeline_key: str

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_costmodel.bounded_reading import parse_json
 from tvm_costmodel.errors import GraphError, ModelFileError
 from tvm_costmodel.graph import serialization
 from tvm_costmodel.graph.op_graph import OpGraph
@@ -30,13 +31,23 @@ class LoadedModel:
 
     Attributes:
         graph: Its operators.
-        module: The Relax module to compile; None for a file that holds only a graph.
+        source: The module to compile, or a function that reads it; None for a file that holds only
+            a graph.
         path: Where it came from.
     """
 
     graph: OpGraph
-    module: IRModule | None
+    source: IRModule | Callable[[], IRModule] | None
     path: str
+
+    @cached_property
+    def module(self) -> IRModule | None:
+        """The module to compile; None for a file that holds only a graph.
+
+        Raises:
+            ModelFileError: The module cannot be read.
+        """
+        return self.source() if callable(self.source) else self.source
 
 
 def load_model(
@@ -66,10 +77,8 @@ def load_model(
             return LoadedModel(OpGraph.from_json(text), None, label)
         except GraphError as error:
             raise GraphError(f"{label}: {error}") from error
-    module = _import_module(kind, path, text, shapes)
-    from tvm_costmodel.frontends.relax.export import from_relax
-
-    return LoadedModel(from_relax(module), module, label)
+    graph, module = _import_model(kind, path, text, shapes)
+    return LoadedModel(graph, module, label)
 
 
 def load_module(
@@ -148,8 +157,8 @@ def _recognise(path: Path) -> tuple[str, str]:
         return "onnx", ""
     try:
         text = content.decode("utf-8-sig")
-        parsed = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        parsed = parse_json(text)
+    except ValueError as error:
         raise ModelFileError(f"{path}: damaged or truncated JSON ({error}); {_ACCEPTED}") from None
     if isinstance(parsed, dict) and parsed.get("format") == serialization.FORMAT:
         return "opgraph", text
@@ -159,49 +168,29 @@ def _recognise(path: Path) -> tuple[str, str]:
     raise ModelFileError(f"{path}: JSON of something else (it holds: {keys}); {_ACCEPTED}")
 
 
-def _import_module(
+def _import_model(
     kind: str,
     path: str | os.PathLike[str],
     text: str,
     shapes: Mapping[str, Sequence[int]] | None,
-) -> IRModule:
+) -> tuple[OpGraph, IRModule | Callable[[], IRModule]]:
     if has_relay():
         require_relax()
     if kind == "relax":
-        return _relax_module(text, os.fspath(path), shapes)
-    if kind == "torch":
-        from tvm_costmodel.frontends.torch_export import torch_to_relax
+        from tvm_costmodel.frontends.relax.module_files import read_relax_json
 
-        return torch_to_relax(path, shapes=shapes)
+        return read_relax_json(text, os.fspath(path), shapes)
+    if kind == "torch":
+        from tvm_costmodel.frontends.torch_export import read_pt2
+
+        return read_pt2(path, shapes)
     from tvm_costmodel.frontends.onnx.reader import onnx_to_relax, read_onnx
+    from tvm_costmodel.frontends.relax.export import from_relax
 
     if Path(path).suffix != ".onnx":
         try:
             read_onnx(path, external_data=False)
         except ModelFileError as error:
             raise ModelFileError(f"{error}; {_ACCEPTED}") from None
-    return onnx_to_relax(path, shapes)
-
-
-def _relax_module(text: str, label: str, shapes: Mapping[str, Sequence[int]] | None) -> IRModule:
-    import tvm
-    from tvm import relax
-
-    from tvm_costmodel.frontends.relax.bind_shapes import bind_shapes
-
-    try:
-        module = tvm.ir.load_json(text)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelFileError(
-            f"{label}: TVM {tvm.__version__} cannot read this JSON ({first}); save it again with "
-            "tvm.ir.save_json of this version"
-        ) from error
-    functions = dict(module.functions) if isinstance(module, tvm.IRModule) else {}
-    names = {str(variable.name_hint): function for variable, function in functions.items()}
-    if not isinstance(names.get("main"), relax.Function):
-        raise ModelFileError(
-            f"{label}: TVM's JSON, but no module with a Relax function main (it holds "
-            f"{', '.join(names) or type(module).__name__}); save a Relax module"
-        )
-    return bind_shapes(module, shapes, label)
+    module = onnx_to_relax(path, shapes)
+    return from_relax(module), module

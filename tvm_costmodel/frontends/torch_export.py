@@ -6,22 +6,23 @@ The only front end that imports torch, and only when it is called.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
-import json
 import os
 import re
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from tvm_costmodel.errors import (
-    CostModelError,
     MissingDependencyError,
     ModelFileError,
     UnsupportedOperatorError,
 )
+from tvm_costmodel.frontends.exported_program import check_ranges, without_empty_outputs
+from tvm_costmodel.frontends.pt2_archive import clean_archive
+from tvm_costmodel.isolation import ChildFailure, Limits, in_program
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,8 @@ def from_torch(
         ModelFileError: See `torch_to_relax`.
         UnsupportedOperatorError: See `torch_to_relax`.
     """
+    if isinstance(model, (str, os.PathLike)):
+        return read_pt2(model, shapes)[0]
     from tvm_costmodel.frontends.relax.export import from_relax
 
     return from_relax(torch_to_relax(model, example_inputs, shapes))
@@ -85,47 +88,119 @@ def torch_to_relax(
             message names all of them.
         MissingDependencyError: PyTorch is not installed.
     """
+    if isinstance(model, (str, os.PathLike)):
+        return read_pt2(model, shapes)[1]()
+    program, label = _exported(model, example_inputs)
+    return _to_relax(program, label, shapes)
+
+
+def _to_relax(program: ExportedProgram, label: str, shapes: Shapes | None) -> IRModule:
     from tvm_costmodel.frontends.relax.bind_shapes import bind_shapes
 
-    program, label = _exported(model, example_inputs)
     _check_inference(program, label)
     _check_has_weights(program, label)
+    check_ranges(program, shapes, label)
     return bind_shapes(_imported(program, label), shapes, label)
 
 
+def read_pt2(
+    path: str | os.PathLike[str], shapes: Shapes | None = None
+) -> tuple[OpGraph, Callable[[], IRModule]]:
+    """Reads a ``.pt2`` file in a process of its own.
+
+    Args:
+        path: File that ``torch.export.save`` wrote.
+        shapes: Input name -> shape, for inputs that were exported with dynamic dimensions.
+
+    Returns:
+        The graph, and a function that reads the module.
+
+    Raises:
+        ModelFileError: See `torch_to_relax`; or torch crashes on the file.
+        UnsupportedOperatorError: See `torch_to_relax`.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    from tvm_costmodel.frontends.relax.module_files import read_relax_json
+    from tvm_costmodel.graph.op_graph import OpGraph
+
+    label = os.fspath(path)
+    require_torch()
+    clean_archive(_existing(path))  # refuses here, in no time
+    request: dict[str, Any] = {
+        "path": os.path.abspath(path),
+        "label": label,
+        "shapes": {name: list(shape) for name, shape in (shapes or {}).items()} or None,
+    }
+
+    def ask(module: bool) -> tuple[str, str]:
+        size = os.path.getsize(path)
+        limits = Limits(8 * 2**30 + 40 * size, 300.0 + size / 1e6)
+        try:
+            content = in_program(
+                "tvm_costmodel.frontends.pt2_program", request | {"module": module}, limits
+            )
+        except ChildFailure as error:
+            raise ModelFileError(
+                f"{label}: torch cannot read this program: {error}; save it again with "
+                "torch.export.save of the installed version"
+            ) from None
+        graph, _, text = content.decode().partition("\n")
+        return graph, text
+
+    def load() -> IRModule:
+        return read_relax_json(ask(True)[1], label, None)[1]()
+
+    return OpGraph.from_json(ask(False)[0]), load
+
+
+def relax_of_file(path: str, label: str, shapes: Shapes | None) -> IRModule:
+    """Reads a ``.pt2`` file in this process; errors as `torch_to_relax`.
+
+    Args:
+        path: The file.
+        label: Its name in messages.
+        shapes: As for `read_pt2`.
+    """
+    return _to_relax(load_exported(path), label, shapes)
+
+
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
-    """Reads a ``.pt2`` file; pickled objects in it are refused, since loading them runs code.
+    """Reads a ``.pt2`` file, cleaned of everything that runs code when it is read.
 
     Args:
         path: File that ``torch.export.save`` wrote.
 
     Raises:
-        ModelFileError: The file is missing, truncated, no exported program, or holds pickled
-            objects other than tensors.
+        ModelFileError: The file is missing, truncated, no exported program, or holds what a
+            program of tensors does not need (see `tvm_costmodel.frontends.pt2_archive`).
         MissingDependencyError: PyTorch is not installed.
     """
     torch = _import_torch()
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: there is no such file; check the path")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, str(path))
-    except CostModelError:
-        raise
-    except Exception as error:  # damaged archives raise many kinds
-        raise ModelFileError(
-            f"{path}: not a .pt2 archive, or truncated or damaged ({_first(error)}); save it again "
-            "with torch.export.save"
-        ) from error
+    content = clean_archive(_existing(path))
     with _quiet():
         try:
-            return torch.export.load(path)
+            return torch.export.load(io.BytesIO(content))
         except Exception as error:
             raise ModelFileError(
                 f"{path}: torch {torch.__version__} cannot read this program: {_first(error)}; "
                 "save it again with torch.export.save of this version"
             ) from error
+
+
+def require_torch() -> None:
+    """Refuses to go on where PyTorch is missing, without importing it.
+
+    Raises:
+        MissingDependencyError: PyTorch is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError("reading PyTorch programs needs torch: pip install torch")
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: there is no such file; check the path")
+    return Path(path)
 
 
 def _import_torch() -> Any:
@@ -143,8 +218,6 @@ def _exported(
     model: TorchSource, example_inputs: tuple[Any, ...] | None
 ) -> tuple[ExportedProgram, str]:
     """The program and its label in messages."""
-    if isinstance(model, (str, os.PathLike)):
-        return load_exported(model), os.fspath(model)
     torch = _import_torch()
     if isinstance(model, torch.export.ExportedProgram):
         return model, "exported program"
@@ -171,38 +244,6 @@ def _exported(
     finally:
         for module in training:
             module.training = True
-
-
-def _check_archive(archive: zipfile.ZipFile, label: str) -> None:
-    """Raises ModelFileError unless this is an exported program made of tensors and JSON alone."""
-    names = archive.namelist()
-    current = any(name.endswith("models/model.json") for name in names)
-    if not current and "serialized_exported_program.json" not in names:
-        raise ModelFileError(
-            f"{label}: a zip archive, but no exported program (a state dict or TorchScript file is "
-            "none); save the model with torch.export.save(torch.export.export(model, args), path)"
-        )
-    pickled = [name for name in names if name.endswith(".pt")]
-    for name in names:
-        if re.search(r"data/(weights|constants)/[^/]*_config\.json$", name):
-            folder = name.rpartition("/")[0]
-            entries = json.loads(archive.read(name)).get("config", {})
-            pickled += [
-                f"{folder}/{entry['path_name']}"
-                for entry in entries.values()
-                if entry.get("use_pickle") or "tensor_meta" not in entry
-            ]
-    torch = _import_torch()
-    for name in pickled:
-        try:
-            content = archive.read(name)
-            if content:
-                torch.load(io.BytesIO(content), weights_only=True)
-        except Exception as error:
-            raise ModelFileError(
-                f"{label}: {name} holds pickled Python objects, which run code when they are read; "
-                "export the model again with tensors alone as weights and example inputs"
-            ) from error
 
 
 def _check_inference(program: ExportedProgram, label: str) -> None:
@@ -232,7 +273,8 @@ def _imported(program: ExportedProgram, label: str) -> IRModule:
 
     with _quiet():
         try:
-            mod = from_exported_program(program, unwrap_unit_return_tuple=True)
+            kept = without_empty_outputs(program)
+            mod = from_exported_program(kept, unwrap_unit_return_tuple=True)
         except Exception as error:
             unsupported = re.search(r"Unsupported function types \[(.*)\]", str(error))
             if unsupported:

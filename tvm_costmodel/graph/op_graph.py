@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_costmodel.errors import GraphError
 from tvm_costmodel.graph import serialization
+from tvm_costmodel.graph.plausibility import fault_of
 from tvm_costmodel.graph.types import Edge, Operator, TensorType
 from tvm_costmodel.ops import CATALOGUE, OpCost, operator_cost
 
@@ -101,6 +102,27 @@ class OpGraph:
                 f"graph {self.name or self.hash!r} has dimensions unknown until run time: "
                 "fix those of inputs with --shape name=1,3,224,224; sizes that depend on values "
                 "cannot be predicted"
+            )
+
+    @cached_property
+    def fault(self) -> str:
+        """What makes the graph impossible as a network; empty where nothing does."""
+        results = [self.operators[src].outputs[index] for src, index in self.outputs]
+        outputs = [operator.outputs for operator in self.operators]
+        reads = [[outputs[src][i] for src, i in operator.inputs] for operator in self.operators]
+        return fault_of(self.operators, results, reads, lambda: self.costs)
+
+    def require_plausible(self) -> None:
+        """Refuses a graph that no network can have; see `tvm_costmodel.graph.plausibility`.
+
+        Raises:
+            GraphError: It computes nothing, has no elements, an unknown element type, operators
+                whose shapes do not fit together, or a size that no machine could run.
+        """
+        if self.fault:
+            raise GraphError(
+                f"graph {self.name or self.hash!r}: {self.fault}; export the model again with "
+                "`tvm-costmodel export`"
             )
 
     def input_types(self, operator: int) -> tuple[TensorType, ...]:

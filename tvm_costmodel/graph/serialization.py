@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tvm_costmodel.bounded_reading import parse_json
 from tvm_costmodel.errors import GraphError
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 FORMAT = "tvm-costmodel.opgraph"
 VERSION = 1
+
+_LARGE = 1 << 62
+_MAX_ATTRIBUTE_DEPTH = 8
 
 Shape = tuple[int, ...]
 
@@ -123,7 +127,7 @@ def parse(text: str) -> GraphRecord:
             the wrong type.
     """
     try:
-        return _graph(json.loads(text))
+        return _graph(parse_json(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise GraphError(
             f"this is no JSON graph ({error}): export the model again with `tvm-costmodel export`"
@@ -187,21 +191,21 @@ def _types(items: Any, where: str) -> tuple[tuple[Shape, str], ...]:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
             _wrong(where, "pairs [dtype, shape]", item)
         dtype, shape = item
-        if not isinstance(shape, list) or not all(_is_int(n) and n >= -1 for n in shape):
-            _wrong(where, "shapes of integers from -1 (dynamic) up", shape)
+        if not isinstance(shape, list) or not all(_is_int(n) and -1 <= n < _LARGE for n in shape):
+            _wrong(where, "shapes of integers from -1 (dynamic) to below 2**62", shape)
         types.append((tuple(shape), dtype))
     return tuple(types)
 
 
-def _value(value: Any, where: str) -> Any:
-    if isinstance(value, list):
-        return tuple(_value(item, where) for item in value)
+def _value(value: Any, where: str, depth: int = 0) -> Any:
+    if isinstance(value, list) and depth < _MAX_ATTRIBUTE_DEPTH:
+        return tuple(_value(item, where, depth + 1) for item in value)
     if isinstance(value, dict) and set(value) == {"float"}:
         if value["float"] in ("inf", "-inf", "nan"):
             return float(value["float"])
-    if isinstance(value, (int, float, str)):
+    if isinstance(value, (float, str)) or (isinstance(value, int) and abs(value) < 2 * _LARGE):
         return value
-    _wrong(where, "an int, float, str, bool or list of those", value)
+    _wrong(where, "an int of 64 bits, float, str, bool or list of those", value)
 
 
 def _list(value: Any, where: str) -> list[Any]:
@@ -226,8 +230,15 @@ def _check_keys(record: Mapping[str, Any], allowed: set[str], where: str) -> Non
         _wrong(where, f"only the fields {', '.join(sorted(allowed))}", extra)
 
 
+def _shown(got: Any) -> str:
+    try:
+        return repr(got)
+    except ValueError:  # integers of thousands of digits have no text
+        return f"a {type(got).__name__} with numbers of thousands of digits"
+
+
 def _wrong(where: str, expected: str, got: Any) -> NoReturn:
-    text = repr(got)
+    text = _shown(got)
     text = text if len(text) <= 80 else text[:77] + "..."
     raise GraphError(
         f"{where}: expected {expected}, got {text}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_costmodel.errors import MissingDependencyError
 from tvm_costmodel.nas.accuracy import RankScale
 from tvm_costmodel.nas.accuracy_structures import StructureRegressor, check_flow_version
 from tvm_costmodel.nas.cell_paths import FLOW_VERSION, CellStructure, Pattern
+from tvm_costmodel.predictors.tree_files import import_xgboost, read_booster
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +50,7 @@ class XGBoostPathsAccuracy(StructureRegressor):
 
     def fit_structures(self, structures: Sequence[CellStructure], accuracy: np.ndarray) -> None:
         """Learns from structures and accuracies in percent."""
-        xgb = _xgboost()
+        xgb = import_xgboost()
         self.scale = RankScale(accuracy)
         self.patterns = sorted({p for s in structures for p in s.counts["paths"]})
         settings = {
@@ -83,7 +82,7 @@ class XGBoostPathsAccuracy(StructureRegressor):
 
     def score_structures(self, structures: Sequence[CellStructure]) -> np.ndarray:
         """The trees' scaled rank, float64 [G]."""
-        matrix = _xgboost().DMatrix(self._features(structures))
+        matrix = import_xgboost().DMatrix(self._features(structures))
         return np.asarray(self.booster.predict(matrix), dtype=np.float64)
 
     def _is_fitted(self) -> bool:
@@ -108,18 +107,5 @@ class XGBoostPathsAccuracy(StructureRegressor):
         regressor = cls(operations)
         regressor.patterns = [tuple(pattern) for pattern in description["patterns"]]
         regressor.scale = RankScale(np.array(description["accuracy"]))
-        content = (folder / TREES).read_bytes()
-        json.loads(content)  # XGBoost's own message on a damaged file is a page long
-        regressor.booster = _xgboost().Booster()
-        regressor.booster.load_model(bytearray(content))
+        regressor.booster = read_booster(folder / TREES)
         return regressor
-
-
-def _xgboost() -> Any:
-    try:
-        import xgboost
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the xgboost_paths predictor needs XGBoost: pip install xgboost"
-        ) from error
-    return xgboost

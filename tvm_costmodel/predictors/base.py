@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError
+from tvm_costmodel.errors import CheckpointError, CostModelError, GraphError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.checkpoint import Export, read_card, write_checkpoint
 from tvm_costmodel.predictors.conformal import Interval
@@ -21,6 +21,9 @@ from tvm_costmodel.training.metrics import evaluate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+LONGEST_S = 1e7
+"""Longest answer, a third of a year: beyond it is no latency of one pass."""
 
 Labelled = tuple[Sequence[OpGraph], np.ndarray]
 
@@ -72,10 +75,13 @@ class Regressor(ABC):
             This regressor.
 
         Raises:
-            ConfigError: A label is not positive and finite, or the lengths differ.
-            GraphError: A graph has dimensions unknown until run time.
+            ConfigError: A label is no latency, or the lengths differ.
+            GraphError: A graph is impossible or has dimensions unknown until run time.
         """
         latency = check_labels(graphs, latency_s)
+        for graph in graphs:
+            graph.require_static()
+            graph.require_plausible()
         self.calibration = None
         if validation is None:
             (graphs, latency), (held_out, held_out_s) = self._hold_out(graphs, latency)
@@ -96,14 +102,33 @@ class Regressor(ABC):
 
         Raises:
             CheckpointError: The regressor was neither fitted nor loaded.
-            GraphError: A graph is empty or has dimensions unknown until run time.
+            GraphError: A graph is impossible (see `OpGraph.require_plausible`), has dimensions
+                unknown until run time, or attributes that the predictor cannot read.
         """
         if not self._is_fitted():
             raise CheckpointError(f"this {self.name} predictor is not trained: call fit or load")
         if not graphs:
             return np.zeros(0)
-        latency = self._predict(graphs)
-        return self.calibration.apply(graphs, latency) if self.calibration else latency
+        for graph in graphs:
+            graph.require_static()
+            graph.require_plausible()
+        try:
+            latency = self._predict(graphs)
+            latency = self.calibration.apply(graphs, latency) if self.calibration else latency
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise GraphError(
+                f"the {self.name} predictor cannot read the graph's attributes "
+                f"({type(error).__name__}: {error}); export the model again with "
+                "`tvm-costmodel export`"
+            ) from error
+        if not np.all((latency > 0) & (latency < LONGEST_S)):
+            worst = latency[~((latency > 0) & (latency < LONGEST_S))][0]
+            raise CheckpointError(
+                f"the {self.name} predictor answers {worst:g} s, which is no latency: its "
+                "checkpoint is damaged, or the graph is unlike all that it learned from; take "
+                "another predictor, or train again with `tvm-costmodel train`"
+            )
+        return latency
 
     def save(self, directory: str | Path) -> Path:
         """Writes a checkpoint directory, whole or not at all.
@@ -134,10 +159,12 @@ class Regressor(ABC):
         try:
             regressor = cls._read(Path(directory), card["model"])
             interval = card["interval"]
-            regressor.interval = Interval(**interval) if interval else None
+            regressor.interval = Interval.from_card(interval) if interval else None
             calibration = card.get("calibration")
             regressor.calibration = Calibration.from_dict(calibration) if calibration else None
-        except (KeyError, TypeError, ValueError) as error:
+        except CostModelError:
+            raise
+        except Exception as error:  # weights of other shapes and types raise many kinds
             raise CheckpointError(
                 f"{directory} does not hold a {cls.name} predictor of this version "
                 f"({type(error).__name__}: {error}): train it again with `tvm-costmodel train`"

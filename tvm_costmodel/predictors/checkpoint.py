@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.atomic_files import write_atomically
-from tvm_costmodel.errors import CheckpointError
-from tvm_costmodel.predictors.renamed import current_name
+from tvm_costmodel.bounded_reading import parse_json, read_small, require_types
+from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.predictors.conformal import Interval
 
 FORMAT = "tvm-costmodel-checkpoint"
 FORMAT_VERSION = 1
@@ -27,6 +28,29 @@ EXPORT = "model.onnx"
 _WRITTEN_HERE = ("format", "format_version", "weights", "onnx")
 
 Card = dict[str, Any]
+
+RENAMED: Mapping[str, str] = {
+    "roofline_process": "roofline_gp",
+    "nar_former_v2_decided": "nar_former_v2_kernel",
+    "xgboost_decided": "xgboost_kernel",
+    "flops_decided": "flops_kernel",
+}
+"""Name on an older card to the predictor's name in the registry."""
+
+
+def current_name(name: str) -> str:
+    """The name in use of the predictor that a card names."""
+    return RENAMED.get(name, name)
+
+
+def refuse_renamed(name: str) -> None:
+    """Refuses a name that only older cards hold.
+
+    Raises:
+        ConfigError: The message gives the name in use.
+    """
+    if name in RENAMED:
+        raise ConfigError(f"predictor {name!r} is now called {RENAMED[name]!r}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +130,7 @@ def read_card(directory: str | Path, predictor: str | None = None) -> Card:
     """
     folder = Path(directory)
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = parse_json(read_small(folder / CARD))
     except FileNotFoundError:
         raise CheckpointError(
             f"no checkpoint at {folder} ({CARD} is missing): train one with "
@@ -124,6 +148,12 @@ def read_card(directory: str | Path, predictor: str | None = None) -> Card:
             f"{folder} has checkpoint format {card.get('format_version')}, this package reads "
             f"{FORMAT_VERSION}: train it again with `tvm-costmodel train`"
         )
+    try:
+        _check_card(card)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / CARD} is damaged: {error}; train it again with `tvm-costmodel train`"
+        ) from None
     if isinstance(card.get("predictor"), str):
         card["predictor"] = current_name(card["predictor"])
     if predictor is not None and card.get("predictor") != predictor:
@@ -139,6 +169,40 @@ def read_card(directory: str | Path, predictor: str | None = None) -> Card:
             "copy the whole directory again, or train again"
         )
     return card
+
+
+_CARD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "predictor": str,
+    "device": str,
+    "pipeline_key": str,
+    "training_set": str,
+    "label_unit": str,
+    "trained_on": int,
+    "families": list,
+    "interval": (dict, type(None)),
+    "calibration": (dict, type(None)),
+    "model": dict,
+    "weights": dict,
+    "onnx": dict,
+    "test": dict,
+    "validation": dict,
+}
+_FILE_TYPES: dict[str, type | tuple[type, ...]] = {"file": str, "sha256": str, "of_weights": str}
+
+
+def _check_card(card: Card) -> None:
+    """Raises ValueError where a field is of another type than `write_checkpoint` writes."""
+    require_types(card, _CARD_TYPES)
+    for name in ("weights", "onnx"):
+        record = card.get(name, {})
+        require_types(record, _FILE_TYPES)
+        file = record.get("file", "")
+        if file != Path(file).name:
+            raise ValueError(f"{name} are in {file[:60]!r}, outside of the checkpoint")
+    if "device" in card and not card["device"].strip():
+        raise ValueError("its device is empty, so it is not known what it predicts for")
+    if card.get("interval"):
+        Interval.from_card(card["interval"])
 
 
 def read_export(directory: str | Path) -> Export:

@@ -13,8 +13,8 @@ import numpy as np
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.predictors.base import Regressor
+from tvm_costmodel.predictors.checkpoint import current_name
 from tvm_costmodel.predictors.registry import build_regressor, regressor_class
-from tvm_costmodel.predictors.renamed import current_name
 from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.metrics import Metrics, evaluate
 from tvm_costmodel.training.splits import Split, leave_one_family_out, random_split

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from tvm_costmodel.bounded_reading import require_types
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,27 @@ class Interval:
     high: float
     coverage: float
     n: int
+
+    @classmethod
+    def from_card(cls, record: Mapping[str, Any]) -> Interval:
+        """The interval that a checkpoint's card holds.
+
+        Raises:
+            ValueError: A field is missing or of another type, or the ends are inverted.
+        """
+        if sorted(record) != ["coverage", "high", "low", "n"]:
+            raise ValueError(f"interval has {', '.join(sorted(map(str, record)))[:80]}")
+        require_types(
+            record, {**dict.fromkeys(("low", "high", "coverage"), (int, float)), "n": int}
+        )
+        interval = cls(record["low"], record["high"], record["coverage"], record["n"])
+        if not (0 < interval.low <= interval.high < math.inf):
+            raise ValueError(
+                f"interval from {interval.low} to {interval.high} is no interval of factors"
+            )
+        if not (0 < interval.coverage < 1 and interval.n >= 1):
+            raise ValueError(f"interval covers {interval.coverage} of {interval.n} networks")
+        return interval
 
     @classmethod
     def from_residuals(cls, log_ratio: np.ndarray, coverage: float = 0.9) -> Interval:

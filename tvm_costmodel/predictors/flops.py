@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_costmodel.bounded_reading import parse_object, read_small
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
@@ -64,8 +65,10 @@ class FlopsRegressor(Regressor):
                 f"the FLOPs predictor in {folder} has other terms than this version: "
                 "train it again with `tvm-costmodel train`"
             )
-        coefficients = json.loads((folder / WEIGHTS).read_text())["coefficients"]
-        regressor.coefficients = np.array(coefficients, dtype=np.float64)
+        record = parse_object(read_small(folder / WEIGHTS))
+        regressor.coefficients = np.array(record["coefficients"], dtype=np.float64)
+        if regressor.coefficients.shape != (3,) or not np.isfinite(regressor.coefficients).all():
+            raise ValueError("coefficients are no three finite numbers")
         return regressor
 
 

@@ -60,6 +60,10 @@ class Calibration:
         if tuple(stored["groups"]) != GROUPS:
             raise ValueError("calibrated with other groups of operators")
         rows = tuple(tuple(row) for row in stored["rows"])
+        table, weights = np.array(rows, dtype=np.float64), np.array(stored["weights"], np.float64)
+        expected = (len(weights), _SCALARS + len(GROUPS))
+        if table.shape != expected or not (np.isfinite(table).all() and np.isfinite(weights).all()):
+            raise ValueError(f"rows of shape {table.shape} are no work profiles of {expected}")
         return cls(rows, tuple(stored["weights"]), GROUPS, stored["source"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,9 +21,8 @@ from tvm_costmodel.errors import (
 )
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
-from tvm_costmodel.predictors.checkpoint import CARD, read_card
+from tvm_costmodel.predictors.checkpoint import CARD, current_name, read_card, refuse_renamed
 from tvm_costmodel.predictors.registry import EXPORTED, NETWORKS, REGISTRY
-from tvm_costmodel.predictors.renamed import current_name, refuse_renamed
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ DEFAULT = "roofline_former"
 """Predictor of a device when only the device is named."""
 
 ENGINES = ("auto", "torch", "onnxruntime")
-"""Engines that run a network: ``auto`` is torch where it is installed, else ONNX Runtime."""
+"""Engines that run a network: ``auto`` is the one that answers sooner, see `load_predictor`."""
 
 
 class OperatorShare(NamedTuple):
@@ -198,7 +198,9 @@ def load_predictor(
         device: Device to predict for; any when not given.
         zoo_folder: Another zoo than the one that ships with the package.
         engine: One of `ENGINES`. ONNX Runtime runs checkpoints that hold their network in ONNX
-            (``tvm-costmodel models export``); XGBoost and FLOPs need neither.
+            (``tvm-costmodel models export``); XGBoost and FLOPs need neither. ``auto`` is ONNX
+            Runtime where it can be and torch, which takes seconds to import, is not loaded yet;
+            torch otherwise.
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged or of another version, it was
@@ -231,11 +233,15 @@ def _engine_class(name: str, path: Path, card: Mapping[str, Any], engine: str) -
     if name not in NETWORKS:
         return REGISTRY[name]
     has_torch = importlib.util.find_spec("torch") is not None
+    is_exported = name in EXPORTED and "onnx" in card
+    if engine == "auto" and "torch" not in sys.modules and is_exported:
+        has_onnx_runtime = importlib.util.find_spec("onnxruntime") is not None
+        engine = "onnxruntime" if has_onnx_runtime or not has_torch else engine
     if engine == "torch" or (engine == "auto" and has_torch):
         if has_torch:
             return REGISTRY[name]
         raise MissingDependencyError("the torch engine needs PyTorch: pip install torch")
-    if name in EXPORTED and "onnx" in card:
+    if is_exported:
         logger.info("%s runs on ONNX Runtime", path)
         return EXPORTED[name]
     export = "it holds no network in ONNX"

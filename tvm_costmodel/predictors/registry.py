@@ -6,16 +6,19 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.errors import ConfigError, require_known
 from tvm_costmodel.predictors.base import Regressor
-from tvm_costmodel.predictors.renamed import RENAMED, refuse_renamed
+from tvm_costmodel.predictors.checkpoint import RENAMED, refuse_renamed
 
 __all__ = [
     "DECISION_AWARE",
     "DECISION_AWARE_FOR",
+    "ENTRY_POINTS",
     "EXPORTED",
     "NETWORKS",
     "REGISTRY",
@@ -76,30 +79,61 @@ _EXPORTED = {
 
 
 class _Registry(Mapping[str, type[Regressor]]):
-    """Name to class, from ``module:class`` with modules of this package."""
+    """Name to class: ``module:class`` of this package, and entry points of others.
 
-    def __init__(self, classes: Mapping[str, str]) -> None:
+    Args:
+        classes: Name to ``module:class`` with modules of this package.
+        group: Group of entry points that adds to them; a name of this package's own wins.
+    """
+
+    def __init__(self, classes: Mapping[str, str], group: str = "") -> None:
         self._classes = classes
+        self._group = group
+
+    @cached_property
+    def _installed(self) -> dict[str, metadata.EntryPoint]:
+        if not self._group:
+            return {}
+        points = {point.name: point for point in metadata.entry_points(group=self._group)}
+        return {name: point for name, point in points.items() if name not in self._classes}
 
     def __getitem__(self, name: str) -> type[Regressor]:
-        module, _, attribute = self._classes[name].partition(":")
-        regressor_type: type[Regressor] = getattr(
-            importlib.import_module(f"{_PACKAGE}.{module}"), attribute
-        )
+        if name in self._classes:
+            module, _, attribute = self._classes[name].partition(":")
+            own: type[Regressor] = getattr(
+                importlib.import_module(f"{_PACKAGE}.{module}"), attribute
+            )
+            return own
+        point = self._installed[name]
+        try:
+            regressor_type = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"predictor {name!r} is registered as {point.value}, which does not import: "
+                f"{error}; install its package again"
+            ) from error
+        if not (isinstance(regressor_type, type) and issubclass(regressor_type, Regressor)):
+            raise ConfigError(
+                f"predictor {name!r} is registered as {point.value}, which is no subclass of "
+                f"{Regressor.__module__}.{Regressor.__name__}"
+            )
         return regressor_type
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return name in self._classes or name in self._installed
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter([*self._classes, *self._installed])
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._classes) + len(self._installed)
 
 
-REGISTRY: Mapping[str, type[Regressor]] = _Registry(_CLASSES)
-"""Name of a predictor to its class."""
+ENTRY_POINTS = "tvm_costmodel.predictors"
+"""Group of entry points by which an installed package adds predictors."""
+
+REGISTRY: Mapping[str, type[Regressor]] = _Registry(_CLASSES, ENTRY_POINTS)
+"""Name of a predictor to its class: those of this package and those of installed ones."""
 
 EXPORTED: Mapping[str, type[Regressor]] = _Registry(_EXPORTED)
 """Name of a network that can be exported to ONNX to the class that runs it there."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError, MissingDependencyError
+from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
 from tvm_costmodel.predictors.flops import power_law_columns, solve_power_law, terms
+from tvm_costmodel.predictors.tree_files import finite_numbers, import_xgboost, read_booster
 from tvm_costmodel.tokenizer.kernel_totals import (
     KERNEL_FEATURE_NAMES,
     RELAY_FEATURE_NAMES,
@@ -103,7 +104,7 @@ class XGBoostRegressor(Regressor):
         self, table: Table, latency_s: np.ndarray, held: Table, held_latency_s: np.ndarray
     ) -> None:
         """Learns from networks whose features are already computed; sets no interval."""
-        xgb = _xgboost()
+        xgb = import_xgboost()
         self.power_law = solve_power_law(table.columns, latency_s)
         settings = {
             "objective": "reg:squarederror",
@@ -129,7 +130,7 @@ class XGBoostRegressor(Regressor):
     def _matrix(self, table: Table, latency_s: np.ndarray | None = None) -> Any:
         label = None if latency_s is None else np.log(latency_s)
         margin = table.columns @ self.power_law
-        return _xgboost().DMatrix(table.features, label=label, base_margin=margin)
+        return import_xgboost().DMatrix(table.features, label=label, base_margin=margin)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         return self.predict_table(self.table(graphs))
@@ -163,16 +164,8 @@ class XGBoostRegressor(Regressor):
                 f"{description.get('features_version')}, this package has {FEATURES_VERSION}): "
                 "train it again with `tvm-costmodel train`"
             )
-        xgb = _xgboost()
-        booster = xgb.Booster()
-        try:
-            booster.load_model(bytearray((folder / WEIGHTS).read_bytes()))
-        except xgb.core.XGBoostError as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS} holds no trees ({str(error).splitlines()[0]}): "
-                "train it again with `tvm-costmodel train`"
-            ) from error
-        regressor.power_law = np.array(json.loads(booster.attr("power_law") or ""))
+        booster = read_booster(folder / WEIGHTS, len(cls.feature_names))
+        regressor.power_law = np.array(finite_numbers(booster.attr("power_law"), 3))
         regressor.booster = booster
         return regressor
 
@@ -190,16 +183,6 @@ class KernelXGBoostRegressor(XGBoostRegressor):
     def table(graphs: Sequence[OpGraph]) -> Table:
         """Input of the trees for annotated networks."""
         return kernel_table_of(graphs)
-
-
-def _xgboost() -> Any:
-    try:
-        import xgboost
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the xgboost predictor needs XGBoost: pip install xgboost"
-        ) from error
-    return xgboost
 
 
 class RelayXGBoostRegressor(KernelXGBoostRegressor):

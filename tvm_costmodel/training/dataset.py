@@ -15,6 +15,9 @@ from tvm_costmodel.training.kernel_labels import Kernel
 
 Kernels = Sequence[Kernel]
 
+LONGEST_S = 1e6
+"""Longest label, eleven days: beyond it is no latency of one pass."""
+
 
 class LabelRecord(Protocol):
     """The fields of one measured network, as label files hold them."""
@@ -136,10 +139,10 @@ def check_labels(graphs: Sequence[OpGraph], latency_s: np.ndarray) -> np.ndarray
             f"got {len(graphs)} graphs and labels of shape {latency.shape}: "
             "give one latency in seconds per graph, and at least one graph"
         )
-    bad = np.flatnonzero(~(np.isfinite(latency) & (latency > 0)))
+    bad = np.flatnonzero(~(np.isfinite(latency) & (latency > 0) & (latency <= LONGEST_S)))
     if len(bad):
         raise ConfigError(
-            f"label {bad[0]} is {latency[bad[0]]}: labels are positive finite seconds; "
-            "leave out the networks whose measurement failed"
+            f"label {bad[0]} is {latency[bad[0]]}: labels are positive finite seconds, at most "
+            f"{LONGEST_S:g}; leave out the networks whose measurement failed"
         )
     return latency

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tvm import IRModule
 
 
+_ALL = 1 << 30
+"""As a number of inputs: every parameter of a function is one."""
+
+
 @dataclass(frozen=True)
 class TuneTask:
     """A network to tune.
@@ -76,6 +80,28 @@ class TuneTask:
     def name(self) -> str:
         """Its name in reports."""
         return Path(self.path).name if self.path else self.graph.name or self.graph.hash[:12]
+
+    def runtime_weights(self) -> frozenset[int]:
+        """Ids of convolutions and matrix products whose weights are parameters of the module.
+
+        Such weights are passed at run time, so that no build can transform them.
+        """
+        if self.compiler != DEFAULT_COMPILER:
+            return frozenset()
+        from tvm_costmodel.frontends.relax.export import from_relax
+        from tvm_costmodel.graph_passes.tunable_ops import tunable_operators
+
+        every_input = from_relax(self.module, num_inputs=_ALL)
+        passed: set[int] = set()
+        unfolded = tunable_operators(every_input)
+        for name, ids in tunable_operators(self.graph).items():
+            others = unfolded.get(name, [])
+            if len(others) != len(ids):  # what depends on parameters alone is an operator now
+                passed.update(ids)
+                continue
+            weights = [every_input.operators[other].weights for other in others]
+            passed.update(i for i, held in zip(ids, weights, strict=True) if not held)
+        return frozenset(i for i in passed if self.graph.operators[i].weights)
 
     def source(self, folder: Path) -> FileSource:
         """The network for a worker; a module in memory is written below ``folder``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -10,10 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_costmodel.errors import ConfigError, CostModelError
+from tvm_costmodel.errors import BadRowError, ConfigError, CostModelError
 from tvm_costmodel.profiling.devices import Device, resolve_device
-from tvm_costmodel.profiling.measuring.record import MeasurementConfig, content_key
+from tvm_costmodel.profiling.measuring.record import (
+    MeasurementConfig,
+    content_key,
+    measurement_key,
+)
 from tvm_costmodel.profiling.paired_profiler import PairedProfiler
+from tvm_costmodel.profiling.store.staleness import stale_components
 from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.tuning.backends import backend_of
 from tvm_costmodel.tuning.config import MEASURE, TuneSettings
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 
     from tvm_costmodel.predictors.loading import Predictor
     from tvm_costmodel.tuning.scoring.scorer import Scorer
+
+logger = logging.getLogger(__name__)
 
 STORE = "measurements.db"
 """The store in an output directory, where none is named."""
@@ -102,7 +110,8 @@ def tune(
         ModelFileError: The model cannot be read.
         CheckpointError: There is no such predictor for the device.
         MissingDependencyError: The installed TVM does not have the compiler.
-        MeasurementError: The default build itself cannot be built or run.
+        MeasurementError: The default build itself cannot be built or run, or does not compute what
+            another engine makes of the model.
         StoreError: The store cannot be written, or is another machine's.
         KeyboardInterrupt: Interrupted before anything was measured.
     """
@@ -151,7 +160,7 @@ def decide(
     space = space_for(task, device, settings.tolerance)
     key = _decision_key(space, device, settings)
     path = store if store is not None or output is None else Path(output) / STORE
-    if not force and (stored := _stored(path, key, settings)) is not None:
+    if not force and (stored := _stored(path, key, settings, space, device)) is not None:
         return _result_of(TuneReport.from_dict(stored), space, task, device)
     if output is not None:
         _require_writable(Path(output))
@@ -161,6 +170,7 @@ def decide(
         unopened = PairedProfiler(device, opened, measurement, cores=cores, compiler=task.compiler)
         with unopened as profiler:
             profiler.open(task.source(opened.path.parent))
+            profiler.require_right_outputs()
             tuning = Tuning(space, scorer, profiler, settings, not force, progress)
             tuning.run()
         report = build_report(tuning, task, device, name, begin)
@@ -177,7 +187,13 @@ def space_for(task: TuneTask, device: Device, tolerance: float) -> DecisionSpace
     """
     target = device_target(device, task.compiler)
     limits = backend_of(task.compiler).space_limits(target)
-    return DecisionSpace.for_graph(task.graph, tolerance, compiler=task.compiler, **limits)
+    return DecisionSpace.for_graph(
+        task.graph,
+        tolerance,
+        compiler=task.compiler,
+        runtime_weights=task.runtime_weights(),
+        **limits,
+    )
 
 
 def _decision_key(space: DecisionSpace, device: Device, settings: TuneSettings) -> str:
@@ -195,15 +211,22 @@ def _record(report: TuneReport, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _stored(
-    store: Store | str | os.PathLike[str] | None, key: str, settings: TuneSettings
+    store: Store | str | os.PathLike[str] | None,
+    key: str,
+    settings: TuneSettings,
+    space: DecisionSpace,
+    device: Device,
 ) -> dict[str, Any] | None:
-    """The report of an earlier tuning with at least this budget."""
+    """The report of an earlier tuning with at least this budget, by code that is still the same."""
     if store is None or (not isinstance(store, Store) and not Path(store).exists()):
         return None
     with _opened(store, write=False) as opened:
         record = opened.tuned(key)
-    if record is None or record["measure"] < settings.measure:
-        return None
+        if record is None or record["measure"] < settings.measure:
+            return None
+        winner = Candidate.from_dict(record["report"]["candidate"])
+        if any(_is_stale(opened, space, device, choice) for choice in (space.default, winner)):
+            return None
     if record["minutes"] is not None and (settings.minutes or float("inf")) > record["minutes"]:
         return None
     report: dict[str, Any] = record["report"]
@@ -236,6 +259,21 @@ def _opened(store: Store | str | os.PathLike[str] | None, write: bool = True) ->
         if not used:
             _remove(created)
         raise
+
+
+def _is_stale(store: Store, space: DecisionSpace, device: Device, candidate: Candidate) -> bool:
+    """Whether code that a candidate's label was measured with has changed since."""
+    pipeline = space.config(candidate).key
+    key = measurement_key(space.graph.hash, device.name, pipeline)
+    try:
+        row = store.get(key, kernels=False)
+    except BadRowError as error:
+        logger.warning("tuned anew: %s", error)
+        return True
+    stale = stale_components(row, space.graph) if row is not None else ()
+    if stale:
+        logger.info("tuned anew: %s changed since the last time", ", ".join(stale))
+    return bool(stale)
 
 
 def _require_writable(output: Path) -> None:

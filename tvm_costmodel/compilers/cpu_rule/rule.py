@@ -31,8 +31,8 @@ from tvm_costmodel.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever a template schedules some function differently: latencies measured under another
-# version are not comparable.
+# Part of ``PipelineConfig.key``, which names the format of that key: it stays. What code is made is
+# versioned by template, see ``tvm_costmodel.compilers.components``.
 RULE_VERSION = 1
 
 # In the order in which they are tried.
@@ -74,12 +74,16 @@ class CpuScheduleRule(ScheduleRule):
         unscheduled: Functions that no template fits, in the order they came; they got plain vector
             and parallel loops where possible.
         template_of: For each function, the name of the template that scheduled it.
+        vector_math_of: Names of the functions that vector arithmetic replaced in a function.
+        periodic: Functions with reads that repeat along a loop, see ``emit.periods``.
     """
 
     def __init__(self, config: CpuRuleConfig | None = None) -> None:
         self.config = config or CpuRuleConfig()
         self.unscheduled: list[Unscheduled] = []
         self.template_of: dict[str, str] = {}
+        self.vector_math_of: dict[str, frozenset[str]] = {}
+        self.periodic: set[str] = set()
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool

@@ -8,6 +8,7 @@ from tvm.ir import Call, GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, PyExprVisitor, mutator, visitor
 
 from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import CONSTANT_PARAMETERS, FUNCTION_NAME
+from tvm_costmodel.compilers.cpu_rule.emit.mask_guards import guard_masks
 from tvm_costmodel.compilers.cpu_rule.emit.packing import (
     PACKED_PARAMETERS,
     PackedParameter,
@@ -33,7 +34,8 @@ def schedule_module(
     Args:
         mod: The module; it is not changed.
         target: An LLVM target.
-        rule: The rule; its ``unscheduled`` and ``template_of`` grow.
+        rule: The rule; its ``unscheduled``, ``template_of``, ``vector_math_of`` and
+            ``periodic`` grow.
 
     Returns:
         The module with its PrimFuncs scheduled and marked ``tirx.is_scheduled``.
@@ -50,9 +52,12 @@ def schedule_module(
         sch = rule.apply(named, target, False)
         if sch is None:
             continue
-        scheduled = sch.mod["main"].with_attr("tirx.is_scheduled", True)
+        scheduled, is_periodic = guard_masks(sch.mod["main"])
+        scheduled = scheduled.with_attr("tirx.is_scheduled", True)
+        if is_periodic:
+            rule.periodic.add(name)
         if has_library_calls(func.body):
-            scheduled = expand_function(scheduled)
+            scheduled, rule.vector_math_of[name] = expand_function(scheduled)
         for attribute in (FUNCTION_NAME, CONSTANT_PARAMETERS):
             scheduled = scheduled.without_attr(attribute)
         text = scheduled.attrs.get(PACKED_PARAMETERS)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Mapping
 
 import tvm
 from tvm import relax, tirx
 
 from tvm_costmodel.compilers.build_result import KernelUse
 from tvm_costmodel.compilers.build_stages import build_stage, export_library
+from tvm_costmodel.compilers.components import (
+    template_component,
+    used_versions,
+    vector_math_component,
+    versions,
+)
 from tvm_costmodel.compilers.cpu_rule import CpuScheduleRule
 from tvm_costmodel.compilers.cpu_rule.schedule_pass import schedule_module
 from tvm_costmodel.compilers.relax.config import PipelineConfig
@@ -20,6 +27,7 @@ from tvm_costmodel.compilers.relax.pass_pipeline import (
     machine_passes,
 )
 from tvm_costmodel.errors import BuildError
+from tvm_costmodel.frontends.onnx.rewrites import rewrites_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,7 @@ class BuildResult:
         executable: The virtual machine executable.
         kernels: Every kernel, in the order of its first call.
         unscheduled: ``name: reason`` of each function that no template took.
+        components: Versions of what it used, see ``tvm_costmodel.compilers.components``.
         seconds: Seconds spent in each stage of the build.
     """
 
@@ -39,6 +48,7 @@ class BuildResult:
     kernels: tuple[KernelUse, ...]
     unscheduled: tuple[str, ...]
     seconds: dict[str, float]
+    components: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def kernel_library(self) -> tvm.runtime.Module:
@@ -73,6 +83,7 @@ class _Lowered:
     mod: tvm.IRModule
     kernels: tuple[KernelUse, ...]
     unscheduled: tuple[str, ...]
+    components: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _kernel_calls(mod: tvm.IRModule) -> dict[str, list[tvm.ir.Call]]:
@@ -112,6 +123,16 @@ def _parameters(func: tirx.PrimFunc) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple(parameters)
 
 
+def _components(name: str, rule: CpuScheduleRule) -> tuple[str, ...]:
+    """What made the code of a kernel."""
+    functions = rule.vector_math_of.get(name, frozenset())
+    return (
+        template_component(rule.template_of.get(name, "")),
+        *sorted({vector_math_component(function) for function in functions}),
+        *(["emit/periods"] if name in rule.periodic else []),
+    )
+
+
 def _schedule(mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConfig) -> _Lowered:
     rule = CpuScheduleRule(config.rule)
     calls = _kernel_calls(mod)
@@ -124,6 +145,7 @@ def _schedule(mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConf
             calls=len(uses),
             parameters=_parameters(mod[name]),
             template=rule.template_of.get(name, ""),
+            components=_components(name, rule),
         )
         for name, uses in calls.items()
     )
@@ -136,13 +158,16 @@ def _lower(
     config: PipelineConfig,
     seconds: dict[str, float],
 ) -> _Lowered:
+    used = {name for name in rewrites_of(mod) if name in versions("relax")}
     with target, tvm.transform.PassContext(opt_level=3):
         with build_stage("graph", seconds):
-            mod = tvm.transform.Sequential(graph_passes(config))(mod)
+            mod = tvm.transform.Sequential(graph_passes(config, used.add))(mod)
         with build_stage("fusion", seconds):
             mod = tvm.transform.Sequential(fusion_passes(config))(mod)
         with build_stage("schedule", seconds):
-            return _schedule(mod, target, config)
+            lowered = _schedule(mod, target, config)
+    used.update(name for kernel in lowered.kernels for name in kernel.components)
+    return dataclasses.replace(lowered, components=used_versions("relax", used))
 
 
 def lower(
@@ -181,7 +206,9 @@ def build(
             final = tvm.transform.Sequential(machine_passes(target))(lowered.mod)
         with build_stage("code generation", seconds):
             executable = tvm.relax.build(final, target, relax_pipeline=None)
-    return BuildResult(executable, lowered.kernels, lowered.unscheduled, seconds)
+    return BuildResult(
+        executable, lowered.kernels, lowered.unscheduled, seconds, lowered.components
+    )
 
 
 def pipeline(config: PipelineConfig | None = None) -> tvm.transform.Pass:

@@ -14,8 +14,8 @@ from tvm_costmodel.compilers.relax.passes.layout import KERNEL_LAYOUTS
 from tvm_costmodel.errors import ConfigError, require_known
 from tvm_costmodel.graph_passes.tunable_ops import STAGES
 
-# Raised whenever the passes or their order change what is compiled: latencies measured under
-# another version are not comparable.
+# Part of ``PipelineConfig.key``, which names the format of that key: it stays. What is compiled is
+# versioned by pass, see ``tvm_costmodel.compilers.components``.
 PIPELINE_VERSION = 1
 
 _PRECISIONS = ("float32", "float16")
@@ -86,7 +86,7 @@ class PipelineConfig:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal characters that change with any field and with the code's versions."""
+        """16 hexadecimal characters that change with any field and with the key's format."""
         versions = {"pipeline": PIPELINE_VERSION, "rule": RULE_VERSION}
         text = json.dumps({"config": self.to_dict(), "versions": versions}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

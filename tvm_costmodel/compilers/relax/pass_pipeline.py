@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.relax import transform
 
 from tvm_costmodel.compilers.relax.config import PipelineConfig
+from tvm_costmodel.compilers.relax.passes.buildable_forms import buildable_forms
 from tvm_costmodel.compilers.relax.passes.fold_batch_norm import BatchNormFolder, count_uses
 from tvm_costmodel.compilers.relax.passes.fold_constants import (
     ConstantFolder,
@@ -22,6 +23,9 @@ from tvm_costmodel.compilers.relax.passes.layout import (
 )
 from tvm_costmodel.compilers.relax.passes.merge_matmuls import merge_matmuls
 from tvm_costmodel.compilers.relax.passes.mixed_precision import to_mixed_precision
+
+Note = Callable[[str], None]
+"""Takes the name of a component that changed the module."""
 
 
 def _main_pass(
@@ -40,7 +44,11 @@ def _main_pass(
     return run
 
 
-def fold_constants() -> tvm.transform.Pass:
+def _unnoted(_component: str) -> None:
+    """What passes tell their name where nobody asks which of them changed the module."""
+
+
+def fold_constants(note: Note = _unnoted) -> tvm.transform.Pass:
     """A pass that evaluates constant operators, with NumPy where it has a rule for them.
 
     Operators without such a rule go through ``relax.transform.FoldConstant``.
@@ -54,6 +62,8 @@ def fold_constants() -> tvm.transform.Pass:
             folder = ConstantFolder(mod)
             func = folder.visit_expr(func)
             unfolded.update(folder.unfolded)
+            if folder.folded or folder.unfolded:
+                note("pass/fold_constants")
             return func
 
         mod = _main_pass("FoldWithNumpy", rewrite)(mod)
@@ -62,11 +72,17 @@ def fold_constants() -> tvm.transform.Pass:
     return run
 
 
-def fold_batch_norm(into_convolutions: bool) -> tvm.transform.Pass:
+def fold_batch_norm(into_convolutions: bool, note: Note = _unnoted) -> tvm.transform.Pass:
     """A pass that makes batch norm a scale and a shift, see ``BatchNormFolder``."""
 
     def rewrite(func: relax.Function, mod: tvm.IRModule) -> relax.Function:
-        return BatchNormFolder(mod, count_uses(func), into_convolutions).visit_expr(func)
+        folder = BatchNormFolder(mod, count_uses(func), into_convolutions)
+        func = folder.visit_expr(func)
+        if folder.changed:
+            note("pass/fold_batch_norm")
+        if folder.folded:
+            note("pass/fold_constants")
+        return func
 
     return _main_pass("FoldBatchNorm", rewrite)
 
@@ -91,35 +107,49 @@ def decompose_for_inference() -> tvm.transform.Pass:
     return run
 
 
-def sink_transposes() -> tvm.transform.Pass:
+def sink_transposes(note: Note = _unnoted) -> tvm.transform.Pass:
     """A pass that moves transposes through element-wise operators, see ``TransposeSinker``."""
 
     def rewrite(func: relax.Function, mod: tvm.IRModule) -> relax.Function:
-        return TransposeSinker(mod).visit_expr(func)
+        sinker = TransposeSinker(mod)
+        func = sinker.visit_expr(func)
+        if sinker.changed:
+            note("pass/cancel_transposes")
+        return func
 
     sink = _main_pass("SinkTransposes", rewrite)
     return tvm.transform.Sequential([sink, transform.CanonicalizeBindings()])
 
 
-def graph_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
-    """Returns the passes on the graph of operators, in order."""
+def graph_passes(config: PipelineConfig, note: Note = _unnoted) -> list[tvm.transform.Pass]:
+    """Returns the passes on the graph of operators, in order.
+
+    Args:
+        config: Graph-level decisions.
+        note: Called, while the passes run, with the name of each component that changes the
+            module, see ``tvm_costmodel.compilers.components``.
+    """
     merges = config.merge_matmuls
     annotations = KernelAnnotations(dict(config.kernels), merges) if config.kernels else None
+    if annotations:
+        note("pass/kernel_annotations")
     passes = [
         *([annotations.note()] if annotations else []),
-        *([merge_matmuls()] if merges else []),
-        fold_constants(),
-        fold_batch_norm(config.fold_batch_norm),
+        buildable_forms(),
+        *([merge_matmuls(lambda: note("pass/merge_matmuls"))] if merges else []),
+        fold_constants(note),
+        fold_batch_norm(config.fold_batch_norm, note),
         # A binding of one variable to another stops ConvertLayout from passing layouts on.
         transform.CanonicalizeBindings(),
     ]
     if config.layout != "NCHW" or config.stage_layouts:
-        passes.append(convert_layouts(config.layout, dict(config.stage_layouts)))
-    passes += [decompose_for_inference(), fold_constants()]
+        stages = dict(config.stage_layouts)
+        passes.append(convert_layouts(config.layout, stages, lambda: note("pass/layout")))
+    passes += [decompose_for_inference(), fold_constants(note)]
     if config.cancel_transposes:
-        passes.append(sink_transposes())
+        passes.append(sink_transposes(note))
     if config.precision == "float16":
-        passes.append(to_mixed_precision())
+        passes.append(to_mixed_precision(lambda: note("pass/mixed_precision")))
     return [*passes, annotations.legalise()] if annotations else passes
 
 

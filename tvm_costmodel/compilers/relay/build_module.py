@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tvm
@@ -16,10 +16,12 @@ from tvm import autotvm, relay
 
 from tvm_costmodel.compilers.build_result import KernelUse
 from tvm_costmodel.compilers.build_stages import build_stage, export_library
+from tvm_costmodel.compilers.components import used_versions
 from tvm_costmodel.compilers.relay.config import RelayConfig
 from tvm_costmodel.compilers.relay.random_constants import draw_constants
 
 _REMEDY = "try RelayConfig() or leave that decision out, or report the network"
+_PIPELINE = "relay/pipeline"
 _BRANCHES = 2  # fewest operators of one input that are combined
 _LAYOUTS = {"nn.conv2d": "default", "nn.conv2d_transpose": "default"}
 _POOLS = ("nn.max_pool2d", "nn.avg_pool2d", "nn.global_avg_pool2d", "nn.adaptive_avg_pool2d")
@@ -35,6 +37,7 @@ class BuildResult:
         unscheduled: Empty; Relay schedules every operator or fails.
         seconds: Seconds spent in each stage of the build.
         inputs: Names of the network's inputs, in order.
+        components: Versions of what it used, see ``tvm_costmodel.compilers.components``.
     """
 
     executable: Any
@@ -42,6 +45,7 @@ class BuildResult:
     unscheduled: tuple[str, ...]
     seconds: dict[str, float]
     inputs: tuple[str, ...]
+    components: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def kernel_library(self) -> tvm.runtime.Module:
@@ -89,7 +93,8 @@ def build(
                     mod = tvm.transform.Sequential(_optimise_with_random_constants())(mod)
             with build_stage("relay.build", seconds, _REMEDY):
                 factory = relay.build(mod, tvm.target.Target(target, host=target))
-    return BuildResult(factory, _kernels(factory), (), seconds, inputs)
+    components = used_versions("relay", (_PIPELINE,))
+    return BuildResult(factory, _kernels(factory), (), seconds, inputs, components)
 
 
 def apply_passes(
@@ -193,7 +198,10 @@ def _kernels(factory: Any) -> tuple[KernelUse, ...]:
         entries += range(first[i], first[i + 1])
         parameters = tuple((tuple(map(int, shapes[e])), str(types[e])) for e in entries)
         kernels[name] = KernelUse(name, _hash(node["attrs"], parameters), calls[name], parameters)
-    return tuple(dataclasses.replace(kernels[name], calls=calls[name]) for name in kernels)
+    return tuple(
+        dataclasses.replace(kernel, calls=calls[name], components=(_PIPELINE,))
+        for name, kernel in kernels.items()
+    )
 
 
 def _hash(attrs: dict[str, Any], parameters: object) -> str:

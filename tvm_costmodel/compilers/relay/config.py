@@ -11,7 +11,8 @@ from typing import Any
 from tvm_costmodel.errors import ConfigError, require_known
 
 RELAY_PIPELINE_VERSION = 1
-"""Raised whenever builds change: latencies measured under another version are not comparable."""
+"""Part of ``RelayConfig.key``, which names the format of that key: it stays. Builds have
+the versions of `tvm_costmodel.compilers.components`."""
 
 _ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "opt_level": (0, 1, 2, 3, 4),
@@ -72,7 +73,7 @@ class RelayConfig:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal characters that change with any field and with the code's version."""
+        """16 hexadecimal characters that change with any field and with the key's format."""
         versions = {"relay": RELAY_PIPELINE_VERSION}
         text = json.dumps({"config": self.to_dict(), "versions": versions}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_costmodel.errors import ModelFileError
 from tvm_costmodel.frontends.onnx.reader import drop_initialiser_inputs, from_onnx, read_onnx
-from tvm_costmodel.frontends.onnx.weights import adopt_orphan_weights
+from tvm_costmodel.frontends.onnx.weights import check_weights_defined
 from tvm_costmodel.graph.op_graph import OpGraph
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def from_onnx_at_batch(path: str | os.PathLike[str], batch: int) -> OpGraph:
 def _set_batch(model: onnx.ModelProto, batch: int, label: str) -> None:
     """Changes the first extent of inputs and outputs, and drops the shapes inferred from it."""
     drop_initialiser_inputs(model)
-    adopt_orphan_weights(model, label)
+    check_weights_defined(model, label)
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if dims:

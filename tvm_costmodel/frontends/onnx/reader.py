@@ -24,9 +24,10 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
+from tvm_costmodel.frontends.onnx.external_data import check_external_data
 from tvm_costmodel.frontends.onnx.simplify import clean
 from tvm_costmodel.frontends.onnx.weights import (
-    adopt_orphan_weights,
+    check_weights_defined,
     fill_missing_weights,
     randomise_weights,
 )
@@ -103,7 +104,7 @@ def _cleaned(
     model: onnx.ModelProto, shapes: Shapes, weights: Weights, label: str, supported: Collection[str]
 ) -> onnx.ModelProto:
     drop_initialiser_inputs(model)
-    adopt_orphan_weights(model, label)
+    check_weights_defined(model, label)
     _set_input_shapes(model, shapes, label)
     fill_missing_weights(model, label)
     _check_operators(model, label, supported)
@@ -214,7 +215,7 @@ def read_onnx(path: str | os.PathLike[str], *, external_data: bool = True) -> on
     _check_has_graph(model, str(path))
     if external_data:
         folder = Path(path).parent
-        _check_external_data(model, folder, str(path))
+        check_external_data(model, folder, str(path))
         external_data_helper.load_external_data_for_model(model, str(folder))
     return model
 
@@ -273,30 +274,6 @@ def _check_has_graph(model: onnx.ModelProto, label: str) -> None:
         )
 
 
-def _check_external_data(model: onnx.ModelProto, folder: Path, label: str) -> None:
-    """Raises ModelFileError where a weight's file is missing, too short or outside ``folder``."""
-    missing: dict[str, None] = {}
-    for tensor in external_data_helper._get_all_tensors(model):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        entry = external_data_helper.ExternalDataInfo(tensor)
-        location = folder / entry.location
-        if not location.is_file():
-            missing[entry.location] = None
-            continue
-        end = int(entry.offset or 0) + int(entry.length or 0)
-        if location.stat().st_size < end:
-            raise ModelFileError(
-                f"{label}: {entry.location} holds {location.stat().st_size} bytes where the "
-                f"weights need {end}, so it is truncated; export or download it again"
-            )
-    if missing:
-        raise ModelFileError(
-            f"{label}: its weights are in {', '.join(missing)}, which is not in {folder}; put the "
-            'file there, or load with weights="random" (latency does not depend on the values)'
-        )
-
-
 def _set_input_shapes(model: onnx.ModelProto, shapes: Shapes, label: str) -> None:
     """Writes ``shapes`` into the inputs; raises ModelFileError for a dimension left open."""
     inputs = {value.name: value for value in model.graph.input}
@@ -314,6 +291,12 @@ def _set_input_shapes(model: onnx.ModelProto, shapes: Shapes, label: str) -> Non
             raise ModelFileError(
                 f"{label}: input {value.name} is a {kind.removesuffix('_type')}; only tensors "
                 "are accepted, export the model with tensor inputs"
+            )
+        if any(d.HasField("dim_value") and d.dim_value == 0 for d in _dims(value)):
+            extents = ", ".join(str(dim.dim_value) for dim in _dims(value))
+            raise ModelFileError(
+                f"{label}: input {value.name} [{extents}] has no elements, so nothing is computed "
+                f"from it; give it its real shape: --shape {value.name}={_suggestion(value)}"
             )
     open_inputs = [value for value in inputs.values() if not _is_static(value)]
     if open_inputs:
@@ -342,6 +325,10 @@ def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...], label: str) -
     del tensor.shape.dim[:]
     for extent in shape:
         tensor.shape.dim.add().dim_value = extent
+
+
+def _dims(value: onnx.ValueInfoProto) -> Sequence[Any]:
+    return value.type.tensor_type.shape.dim
 
 
 def _is_static(value: onnx.ValueInfoProto) -> bool:

@@ -18,6 +18,11 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvm_costmodel.errors import CostModelError, ModelFileError
+from tvm_costmodel.frontends.onnx.operators.decompositions import ALWAYS
+from tvm_costmodel.frontends.onnx.operators.editor import node_name
+from tvm_costmodel.frontends.onnx.rewrites import mark_imported, note_rewrite
+
 Converter = Callable[[Any, Any, dict[str, Any]], Any]
 
 
@@ -27,9 +32,13 @@ class Importer(onnx_frontend.ONNXGraphImporter):
     Attributes:
         branches: Whether the graph has If nodes. What is bound inside a branch would land outside
             of it, so operators are then bound where they are first read, as TVM does always.
+        at: Operator and name of the node that is being converted.
+        named: Whether an operator was bound by name that TVM would make a loop program of.
     """
 
     branches = False
+    at: tuple[str, ...] = ()
+    named = False
 
     @classmethod
     def convert(cls, model: onnx.ModelProto) -> tvm.IRModule:
@@ -44,17 +53,39 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         importer = cls(None, "float32")
         importer.branches = any(node.op_type == "If" for node in model.graph.node)
-        return importer.from_onnx(model.graph, opset)
+        for node in model.graph.node:
+            node.name = node_name(node)
+        try:
+            module = importer.from_onnx(model.graph, opset)
+        except CostModelError:
+            raise
+        except Exception as error:
+            if not importer.at:
+                raise
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelFileError(
+                f"TVM cannot import this model: its ONNX importer has no {importer.at[0]} as node "
+                f'"{importer.at[1]}" has it ({first}); export the model with another form of it'
+            ) from error
+        if importer.named:
+            note_rewrite(model, "importer/named")
+        return mark_imported(module, model)
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        super()._construct_nodes(graph)
+        self.at = ()
 
     def _convert_operator(
         self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
+        self.at = op_name, str(attrs.get("tvm_custom", {}).get("name", ""))
         own = CONVERTERS.get(op_name)
         converted = own(self.bb, inputs, attrs) if own else None
         if converted is None:
             converted = super()._convert_operator(op_name, inputs, attrs, opset)
         else:
             converted = self.bb.normalize(converted)
+            self.named |= op_name in _NAMED_ALWAYS or attrs.get("mode", b"constant") != b"constant"
         is_tensor = isinstance(getattr(converted, "ty", None), relax.TensorType)
         if is_tensor and isinstance(converted, tvm.ir.Call) and not self.branches:
             return self.bb.emit(converted)
@@ -63,7 +94,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
 
 def supported_operators() -> frozenset[str]:
     """Names of the ONNX operators that can be imported."""
-    return frozenset(onnx_frontend._get_convert_map()) | set(CONVERTERS) | {"If", "Constant"}
+    known = frozenset(onnx_frontend._get_convert_map()) | set(CONVERTERS) | {"If", "Constant"}
+    return known | ALWAYS
 
 
 def _constant(value: Any) -> np.ndarray | None:
@@ -77,17 +109,27 @@ def _operand(inputs: Any, index: int) -> Any:
 def _clip(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     """Clip with constant bounds: attributes up to opset 10, operands after."""
     if not str(inputs[0].ty.dtype).startswith("float"):
-        return None
-    bounds = []
+        return _clip_integers(bb, inputs)
+    bounds: list[float] = []
     for index, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         operand = _operand(inputs, index)
         value = attrs.get(name, default) if operand is None else _constant(operand)
-        if value is None or np.isnan(value):
+        if value is None or np.size(value) != 1 or np.isnan(value).any():
             return None
-        bounds.append(float(value))
+        bounds.append(float(np.reshape(value, ())))
     if bounds == [0.0, np.inf]:
         return relax.op.nn.relu(inputs[0])
     return relax.op.clip(inputs[0], *bounds)
+
+
+def _clip_integers(bb: relax.BlockBuilder, inputs: Any) -> Any:
+    """Clip of integers, whose bounds float32 may not hold."""
+    result = inputs[0]
+    for index, op in ((1, relax.op.maximum), (2, relax.op.minimum)):
+        bound = _operand(inputs, index)
+        if bound is not None:
+            result = bb.normalize(op(result, bound))
+    return result
 
 
 def _fold(op: Callable[[Any, Any], Any]) -> Converter:
@@ -103,21 +145,79 @@ def _mean(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.multiply(total, relax.const(1.0 / len(inputs), str(inputs[0].ty.dtype)))
 
 
+_NAMED_ALWAYS = ("CumSum", "IsInf")
+"""Operators of `CONVERTERS` that TVM's importer made loop programs of."""
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
 def _pad(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
-    """Pad by a constant, with constant widths over all axes."""
+    """Pad by constant widths; negative ones cut."""
+    x = inputs[0]
     mode = attrs.get("mode", b"constant")
-    operand = _operand(inputs, 1)
-    widths = attrs.get("pads") if operand is None else _constant(operand)
-    filler = _operand(inputs, 2)
-    value = attrs.get("value", 0.0) if filler is None else _constant(filler)
-    if mode != b"constant" or widths is None or value is None or _operand(inputs, 3) is not None:
+    mode = _PAD_MODES.get(mode.decode() if isinstance(mode, bytes) else str(mode), "")
+    operand, filler, axes = (_operand(inputs, i) for i in (1, 2, 3))
+    widths = attrs.get("pads", attrs.get("paddings")) if operand is None else _constant(operand)
+    value = np.asarray(attrs.get("value", 0.0)) if filler is None else _constant(filler)
+    chosen = range(x.ty.ndim) if axes is None else _constant(axes)
+    if not mode or widths is None or value is None or chosen is None:
         return None
-    widths = [int(width) for width in widths]
-    if min(widths) < 0:
+    if mode == "constant" and operand is None and filler is None and "pads" not in attrs:
         return None
-    rank = len(widths) // 2
-    pairs = [w for axis in range(rank) for w in (widths[axis], widths[axis + rank])]
-    return relax.op.nn.pad(inputs[0], pairs, "constant", float(value))
+    pairs = [0] * (2 * x.ty.ndim)
+    for i, axis in enumerate(chosen):
+        at = 2 * (int(axis) % x.ty.ndim)
+        pairs[at : at + 2] = int(widths[i]), int(widths[i + len(chosen)])
+    if min(pairs) < 0:
+        x, pairs = _cut(bb, x, pairs)
+    if not _pads_within(x, pairs, mode):
+        return None
+    return relax.op.nn.pad(x, pairs, mode, float(value.reshape(-1)[0]) if value.size else 0.0)
+
+
+def _cut(bb: relax.BlockBuilder, x: Any, pairs: list[int]) -> tuple[Any, list[int]]:
+    """Slices off what negative widths take away."""
+    shape = [int(extent) for extent in x.ty.shape]
+    begin = [max(-before, 0) for before in pairs[::2]]
+    end = [n - max(-after, 0) for n, after in zip(shape, pairs[1::2], strict=True)]
+    cut = bb.emit(relax.op.strided_slice(x, list(range(len(shape))), begin, end))
+    return cut, [max(width, 0) for width in pairs]
+
+
+def _pads_within(x: Any, pairs: list[int], mode: str) -> bool:
+    """Whether a padding that repeats the image stays within one copy of it."""
+    if mode not in ("reflect", "circular"):
+        return True
+    spare = 1 if mode == "reflect" else 0
+    extents = [_static_extent(x, axis) for axis in range(x.ty.ndim)]
+    return all(
+        extent is not None and max(pairs[2 * i : 2 * i + 2]) <= extent - spare
+        for i, extent in enumerate(extents)
+    )
+
+
+def _cumsum(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Sums along a constant axis."""
+    axis = _constant(inputs[1])
+    if axis is None:
+        raise ValueError("its axis is computed at run time")
+    x, along = inputs[0], int(axis.reshape(-1)[0]) % inputs[0].ty.ndim
+    if attrs.get("reverse"):
+        x = bb.emit(relax.op.flip(x, axis=along))
+    dtype = str(x.ty.dtype)
+    total = relax.op.cumsum(x, along, dtype, bool(attrs.get("exclusive", 0)))
+    return relax.op.flip(bb.emit(total), axis=along) if attrs.get("reverse") else total
+
+
+def _isinf(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    """IsInf of one sign alone."""
+    signs = bool(attrs.get("detect_negative", 1)), bool(attrs.get("detect_positive", 1))
+    dtype = str(inputs[0].ty.dtype)
+    if signs == (True, True):
+        return None
+    if signs == (False, False):
+        return relax.op.zeros_like(inputs[0], "bool")
+    infinity = relax.const(np.asarray(-np.inf if signs[0] else np.inf, dtype), dtype)
+    return relax.op.equal(inputs[0], infinity)
 
 
 def _tile(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -195,6 +295,25 @@ def _lrn(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.divide(x, power)
 
 
+def _upsample(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Upsample, and Resize of operator set 10: two operands, samples by ``asymmetric``."""
+    operand = _operand(inputs, 1)
+    scales = attrs.get("scales") if operand is None else _constant(operand)
+    if len(inputs) > 2 or scales is None:
+        return None
+    sizes = [int(float(s) * int(n)) for s, n in zip(scales, inputs[0].ty.shape, strict=True)][2:]
+    mode = attrs.get("mode", b"nearest").decode()
+    return relax.op.image.resize2d(
+        inputs[0],
+        relax.ShapeExpr(sizes),
+        roi=[0.0] * 4,
+        layout="NCHW",
+        method={"nearest": "nearest_neighbor", "bilinear": "linear"}.get(mode, mode),
+        coordinate_transformation_mode="asymmetric",
+        rounding_method="floor" if mode == "nearest" else "round",
+    )
+
+
 def _softmax(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     """Softmax over the last axis, the same in every opset, without reshapes around it."""
     rank = inputs[0].ty.ndim
@@ -205,14 +324,18 @@ def _softmax(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
 
 CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
+    "CumSum": _cumsum,
     "Gather": _gather,
     "Gemm": _gemm,
+    "IsInf": _isinf,
     "LRN": _lrn,
     "Max": _fold(relax.op.maximum),
     "Mean": _mean,
     "Min": _fold(relax.op.minimum),
     "Pad": _pad,
+    "Resize": _upsample,
     "Softmax": _softmax,
     "Sum": _fold(relax.op.add),
     "Tile": _tile,
+    "Upsample": _upsample,
 }

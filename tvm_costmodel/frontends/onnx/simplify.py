@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper, shape_inference, version_converter
+from onnx import helper, inliner, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.frontends.onnx.folding_limits import check_folding, infer_types
+from tvm_costmodel.frontends.onnx.large_weights import detach_large_weights
+from tvm_costmodel.frontends.onnx.operators import rewrite_operators
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,8 @@ _RANDOM_OPS = frozenset(
     | {"RandomUniformLike"}
 )
 _SLIM_SKIPPED_PASSES = ["subexpression_elimination", "weight_tying"]
-_LARGE_WEIGHT_ELEMENTS = 1 << 14
 _STANDARD = ("", "ai.onnx")
-_FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+_OF_SHAPES = ("Shape", "Size")
 
 
 def clean(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
@@ -52,7 +54,8 @@ def clean(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         model = inliner.inline_local_functions(model)
     model = _convert_old_opset(model, label)
     fold_constants(model)
-    for rewrite in (remove_dropout, infer_batch_norm, remove_identities, chain_sums):
+    rewrite_operators(model, label, fold_constants)
+    for rewrite in (infer_batch_norm, remove_identities, chain_sums):
         rewrite(model)
     run_onnxslim(model)
     fold_constants(model)
@@ -71,11 +74,6 @@ def fold_constants(model: onnx.ModelProto) -> None:
         known = _known_shapes(model)
         if not _fold_once(model.graph, known, opset):
             return
-
-
-def remove_dropout(model: onnx.ModelProto) -> None:
-    """Removes Dropout nodes: they pass their input on at inference."""
-    _bypass(model.graph, lambda node: node.op_type == "Dropout" and not _reads_mask(model, node))
 
 
 def remove_identities(model: onnx.ModelProto) -> None:
@@ -142,7 +140,7 @@ def run_onnxslim(model: onnx.ModelProto) -> None:
     from onnxslim.core.pattern.registry import DEFAULT_FUSION_PATTERNS
 
     fusions = [name for name in DEFAULT_FUSION_PATTERNS if name.startswith("Fusion")]
-    skeleton, large = _detach_large_weights(model)
+    skeleton, large = detach_large_weights(model)
     library_level = logging.getLogger("onnxslim").level
     try:
         slimmed = onnxslim.slim(
@@ -157,7 +155,6 @@ def run_onnxslim(model: onnx.ModelProto) -> None:
         logging.getLogger("onnxslim").setLevel(library_level)
     _replace(model.graph.node, _in_order_of(model.graph.node, slimmed.graph.node))
     _replace(model.graph.output, slimmed.graph.output)
-    _replace(model.graph.input, [v for v in slimmed.graph.input if v.name not in large])
     weights = model.graph.initializer
     for i in reversed(range(len(weights))):
         if weights[i].name not in large:
@@ -208,38 +205,10 @@ def _names_of(node: onnx.NodeProto) -> Iterator[str]:
             yield from _names_read(attribute.g)
 
 
-def _detach_large_weights(
-    model: onnx.ModelProto,
-) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """A copy whose large weights are graph inputs, and those weights by name."""
-    large = {
-        tensor.name: tensor
-        for tensor in model.graph.initializer
-        if tensor.data_type in _FLOAT_TYPES and math.prod(tensor.dims) > _LARGE_WEIGHT_ELEMENTS
-    }
-    skeleton = onnx.ModelProto(ir_version=model.ir_version)
-    skeleton.opset_import.extend(model.opset_import)
-    graph = skeleton.graph
-    graph.name = model.graph.name or "main"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
-    graph.input.extend(
-        helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
-        for name, tensor in large.items()
-    )
-    return skeleton, large
-
-
 def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the values whose every dimension is known."""
-    skeleton, _ = _detach_large_weights(model)
-    try:
-        inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception as error:
-        logger.debug("shape inference: %s", error)
-        inferred = skeleton
+    skeleton, _ = detach_large_weights(model)
+    inferred = infer_types(skeleton)
     known: dict[str, tuple[int, ...]] = {}
     for value in [*inferred.graph.value_info, *inferred.graph.input]:
         tensor = value.type.tensor_type
@@ -256,10 +225,11 @@ def _fold_once(
     constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     nodes: list[onnx.NodeProto] = []
+    made = 0
     for node in graph.node:
         folded = None
-        if not outputs.intersection(node.output):
-            folded = _folded(node, constants, shapes, opset)
+        if not outputs.intersection(node.output) or node.op_type in _OF_SHAPES:
+            folded = _folded(node, constants, shapes, opset, made)
         if folded is None:
             nodes.append(node)
             continue
@@ -269,6 +239,7 @@ def _fold_once(
             tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
             tensor.dims.extend(value.shape)
             constants[name] = tensor
+            made += value.nbytes
     changed = len(nodes) < len(graph.node)
     if changed:
         _replace_nodes(graph, nodes)
@@ -280,15 +251,17 @@ def _folded(
     constants: dict[str, onnx.TensorProto],
     shapes: dict[str, tuple[int, ...]],
     opset: dict[str, int],
+    made: int,
 ) -> dict[str, np.ndarray] | None:
     """The node's outputs by name, or None where they are not constant."""
-    if node.op_type in ("Shape", "Size") and node.domain in _STANDARD and node.input[0] in shapes:
+    if node.op_type in _OF_SHAPES and node.domain in _STANDARD and node.input[0] in shapes:
         return {node.output[0]: _shape_constant(node, shapes[node.input[0]])}
     names = [name for name in node.input if name]
     if any(name not in constants for name in names) or node.domain not in _STANDARD:
         return None
     if node.op_type in _RANDOM_OPS or any(a.HasField("g") or a.graphs for a in node.attribute):
         return None
+    check_folding(node, constants, shapes, made)
     try:
         feeds = {name: numpy_helper.to_array(constants[name]) for name in names}
         values = _evaluate(node, feeds, constants, opset)
@@ -334,10 +307,6 @@ def _chain(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         result = node.output[0] if last else f"{node.output[0]}__sum{i}"
         yield helper.make_node("Add", [left, right], [result], name=f"{node.name}_{i}")
         left = result
-
-
-def _reads_mask(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    return any(name in set(_names_read(model.graph)) for name in node.output[1:])
 
 
 def _bypass(graph: onnx.GraphProto, removable: Callable[[onnx.NodeProto], bool]) -> None:

@@ -17,10 +17,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.frontends.onnx.folding_limits import check_invented
 
 logger = logging.getLogger(__name__)
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_PACKED_BITS = {  # an older onnx package does not know them all
+    int(TensorProto.DataType.Value(name)): bits
+    for name, bits in {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}.items()
+    if name in TensorProto.DataType.keys()
+}
 _VIEWS = frozenset({"Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten"})
 _WEIGHT_OPERANDS: Mapping[str, range] = {
     "BatchNormalization": range(1, 5),
@@ -31,7 +37,7 @@ _WEIGHT_OPERANDS: Mapping[str, range] = {
     "LayerNormalization": range(1, 3),
     "PRelu": range(1, 2),
 }
-"""Operands that hold weights in every network, so that a graph input there is a missing one."""
+"""Operands that hold weights in nearly every network."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def fill_missing_weights(model: onnx.ModelProto, label: str, seed: int = 0) -> t
             f"{label}: the values of {_some(lost)} are missing and, being no floating-point "
             "weights, cannot be replaced by random ones; export the model with its initialisers"
         )
+    check_invented(missing, label)
     rng = np.random.default_rng(seed)
     uses = _weight_uses(model.graph)
     for tensor in missing:
@@ -107,48 +114,30 @@ def fill_missing_weights(model: onnx.ModelProto, label: str, seed: int = 0) -> t
     return names
 
 
-def adopt_orphan_weights(model: onnx.ModelProto, label: str) -> tuple[str, ...]:
-    """Turns graph inputs that only ever serve as weights into empty initialisers.
+def check_weights_defined(model: onnx.ModelProto, label: str) -> None:
+    """Raises ModelFileError where nodes name weights that are nowhere in the file.
 
-    Files whose initialisers were deleted keep them as inputs; `fill_missing_weights` fills them.
+    An input that serves as a weight, such as the filter of a tracker's second image, is an input
+    and stays one: only an initialiser without values says that a weight was stripped.
 
     Args:
-        model: Changed in place.
-        label: The model's name in messages.
-
-    Returns:
-        Names of the inputs that became weights.
+        model: The model.
+        label: Its name in messages.
 
     Raises:
-        ModelFileError: A weight is named by a node but neither its values nor its shape are
-            anywhere in the file.
+        ModelFileError: Neither the values nor the shape of a weight are in the file.
     """
     graph = model.graph
-    weight_names = _names_read_only_as_weights(graph)
     defined = {tensor.name for tensor in graph.initializer}
+    defined.update(tensor.values.name for tensor in graph.sparse_initializer)
     defined.update(name for node in graph.node for name in node.output)
-    inputs = {value.name: value for value in graph.input}
-    undefined = sorted(weight_names - defined - set(inputs))
+    defined.update(value.name for value in graph.input)
+    undefined = sorted(_names_read_only_as_weights(graph) - defined)
     if undefined:
         raise ModelFileError(
             f"{label}: the weights {_some(undefined)} are missing from the file together with "
             "their shapes; export the model with its initialisers"
         )
-    adopted = [inputs[name] for name in inputs if name in weight_names and _static(inputs[name])]
-    for value in adopted:
-        tensor = value.type.tensor_type
-        graph.initializer.append(
-            TensorProto(
-                name=value.name,
-                data_type=tensor.elem_type,
-                dims=[dim.dim_value for dim in tensor.shape.dim],
-            )
-        )
-    names = tuple(value.name for value in adopted)
-    inputs_left = [value for value in graph.input if value.name not in names]
-    del graph.input[:]
-    graph.input.extend(inputs_left)
-    return names
 
 
 def _names_read_only_as_weights(graph: onnx.GraphProto) -> set[str]:
@@ -160,11 +149,6 @@ def _names_read_only_as_weights(graph: onnx.GraphProto) -> set[str]:
             if name:
                 (as_weight if i in positions else otherwise).add(name)
     return as_weight - otherwise
-
-
-def _static(value: onnx.ValueInfoProto) -> bool:
-    tensor = value.type.tensor_type
-    return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
 
 
 def _is_missing(tensor: TensorProto, label: str) -> bool:
@@ -189,8 +173,8 @@ def _is_missing(tensor: TensorProto, label: str) -> bool:
 
 
 def _bits(data_type: int) -> int:
-    if data_type in (TensorProto.INT4, TensorProto.UINT4):
-        return 4
+    if data_type in _PACKED_BITS:
+        return _PACKED_BITS[data_type]
     return int(helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
 
 

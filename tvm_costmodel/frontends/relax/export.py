@@ -158,7 +158,7 @@ class _Reader:
         weights = tuple(s for s in sources if isinstance(s, TensorType))
         if op == "matmul" and isinstance(sources[1], TensorType) and len(sources[1].shape) == 2:
             op = "dense" if edges else op
-        name = op or ("input" if raw == "input" else raw.removeprefix("relax."))
+        name = op or _opaque_name(raw, self._attrs(i))
         attrs: dict[str, AttrValue] = canonical_attributes(name, self._attrs(i), types, outputs)
         positions = tuple(p for p, s in enumerate(sources) if isinstance(s, TensorType))
         if positions and edges and positions[0] < len(edges):
@@ -195,6 +195,13 @@ class _Reader:
             )[0]
             for k in read
         }
+
+
+def _opaque_name(raw: str, attrs: dict[str, Any]) -> str:
+    """Name of an operator that the catalogue does not have; a function's is told by its own."""
+    if raw in ("relax.call_tir", "relax.call_tir_inplace") and attrs.get("arg0"):
+        return f"tir.{attrs['arg0']}"
+    return raw.removeprefix("relax.")
 
 
 def _folds(op: str, outputs: tuple[TensorType, ...]) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.predictors.base import json_numbers
+from tvm_costmodel.predictors.checkpoint import refuse_renamed
 from tvm_costmodel.predictors.registry import DECISION_AWARE, build_regressor
-from tvm_costmodel.predictors.renamed import refuse_renamed
 from tvm_costmodel.profiling.label_files.variants import VariantSet
 from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.metrics import Metrics, evaluate

@@ -51,6 +51,7 @@ class DecisionSpace:
         decisions: Sequence[Decision] | None = None,
         compiler: str = "relax",
         half_arithmetic: bool = False,
+        runtime_weights: frozenset[int] = frozenset(),
     ) -> DecisionSpace:
         """Finds what can be decided for a network.
 
@@ -63,13 +64,15 @@ class DecisionSpace:
             compiler: What carries the decisions out, of `tvm_costmodel.tuning.backends.BACKENDS`.
             half_arithmetic: Whether the machine computes in half precision by itself; float16
                 activations are offered where it does.
+            runtime_weights: Ids of operators whose weights are passed to the network; values that
+                need constant ones are left out for them.
 
         Raises:
             ConfigError: The tolerance is not a positive number.
         """
         if not (math.isfinite(tolerance) and tolerance > 0):
             raise ConfigError(f"tolerance is {tolerance}; use a positive number such as 1e-3")
-        setting = Setting(tolerance, max(1, vector_bits // 32), half_arithmetic)
+        setting = Setting(tolerance, max(1, vector_bits // 32), half_arithmetic, runtime_weights)
         tunable = sorted(i for ids in tunable_operators(graph).values() for i in ids)
         stages = convolution_stages(graph)
         offered: set[str] = set()

@@ -40,11 +40,14 @@ class Setting:
             relative to the largest magnitude of each output.
         lanes: float32 values in one vector of the machine.
         half_arithmetic: Whether the machine computes in half precision by itself.
+        runtime_weights: Ids of operators whose weights are passed to the network, so that a
+            build cannot transform them.
     """
 
     tolerance: float = 1e-3
     lanes: int = 16
     half_arithmetic: bool = False
+    runtime_weights: frozenset[int] = frozenset()
 
 
 Applies = Callable[[OpGraph, int, Value, Setting], bool]
@@ -190,6 +193,8 @@ def _algorithm(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
     attrs = operator.attrs
     if operator.op != "conv2d" or not operator.weights or not _sums_products(operator):
         return False
+    if i in setting.runtime_weights:
+        return False
     if value == "im2col":
         return _groups(operator) == 1 and attrs["kernel"] != (1, 1)
     edge = int(str(value).removeprefix("winograd"))
@@ -220,6 +225,8 @@ def _vectors(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
 def _large_weights(graph: OpGraph, i: int, value: Value, setting: Setting) -> bool:
     operator = graph.operators[i]
     if not _sums_products(operator) or len(operator.weights) != 1 or not operator.inputs:
+        return False
+    if i in setting.runtime_weights:
         return False
     weights = operator.weights[0]
     follows = "weight_positions" not in operator.attrs

@@ -8,6 +8,7 @@ import tvm
 from tvm import tirx
 from tvm.ir import Call, Expr, Var
 from tvm.ir.expr import TensorLoad
+from tvm.ir.prim import expr as prim
 
 _BINARY = (
     tirx.Add,
@@ -26,6 +27,12 @@ _BINARY = (
     tirx.GE,
     tirx.And,
     tirx.Or,
+    tirx.Mod,
+    prim.BitwiseAnd,
+    prim.BitwiseOr,
+    prim.BitwiseXor,
+    prim.LShift,
+    prim.RShift,
 )
 
 LoadRewrite = Callable[[TensorLoad, list[Expr]], Expr]
@@ -52,7 +59,7 @@ def children(expr: Expr) -> tuple[Expr, ...]:
         return tuple(expr.args)
     if isinstance(expr, tirx.Cast):
         return (expr.value,)
-    if isinstance(expr, tirx.Not):
+    if isinstance(expr, tirx.Not | prim.BitwiseNot):
         return (expr.a,)
     if isinstance(expr, tirx.Select):
         return (expr.condition, expr.true_value, expr.false_value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import s_tir, tirx
 from tvm.ir import Call, Expr, Var
@@ -18,25 +18,27 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import (
     uses,
     walk,
 )
+from tvm_costmodel.compilers.cpu_rule.emit.periods import (
+    PERIOD,
+    crossings,
+    remainders,
+    split_period,
+)
+from tvm_costmodel.compilers.cpu_rule.emit.store_access import (
+    Axis,
+    Ranges,
+    accesses,
+    coefficient,
+    flat_index,
+    is_contiguous,
+    simplify_store,
+    substitute_store,
+    variable,
+)
 
 _MOST_SEGMENTS = 24
 _TILE = 16
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
-
-Ranges = Mapping[Var, int]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Axis:
-    """A loop to be: its variable runs from 0 to ``extent`` - 1."""
-
-    var: Var
-    extent: int
-
-
-def variable(name: str) -> Var:
-    """Makes a loop variable."""
-    return Var(name, "int64")
 
 
 def serial(
@@ -62,49 +64,6 @@ def nest(axes: Sequence[Axis], body: Stmt, cores: int = 1) -> Stmt:
     return body
 
 
-def substitute_store(store: BufferStore, values: Mapping[Var, Expr]) -> BufferStore:
-    """Replaces variables in a store."""
-    return BufferStore(
-        store.buffer, rewrite(store.value, values), [rewrite(i, values) for i in store.indices]
-    )
-
-
-def simplify_store(store: BufferStore, ranges: Ranges) -> BufferStore:
-    """Simplifies a store's value and indices, given its variables' extents."""
-    return BufferStore(
-        store.buffer, simplify(store.value, ranges), [simplify(i, ranges) for i in store.indices]
-    )
-
-
-def flat_index(buffer: Var, indices: Sequence[Expr]) -> Expr:
-    """Position of an element in its row-major buffer."""
-    result: Expr = constant(0)
-    for index, extent in zip(indices, buffer.ty.shape, strict=True):
-        result = result * constant(int(extent)) + index
-    return result
-
-
-def accesses(store: BufferStore) -> list[Expr]:
-    """Flat index of the store's target and of everything its value reads."""
-    indices = [flat_index(store.buffer, store.indices)]
-    indices += [flat_index(load.source, load.indices) for load in loads(store.value)]
-    return indices
-
-
-def coefficient(expr: Expr, var: Var, ranges: Ranges) -> int | None:
-    """How much an expression grows with one step of a variable; None where that varies."""
-    if not uses(expr, var):
-        return 0
-    step = simplify(rewrite(expr, {var: var + constant(1)}) - expr, ranges)
-    return int(step.value) if isinstance(step, tirx.IntImm) else None
-
-
-def is_contiguous(store: BufferStore, axis: Axis, ranges: Ranges) -> bool:
-    """Whether every access moves by one element or not at all along an axis."""
-    target, *sources = (coefficient(index, axis.var, ranges) for index in accesses(store))
-    return target == 1 and all(step in (0, 1) for step in sources)
-
-
 def drop_unit_axes(axes: Sequence[Axis], store: BufferStore) -> tuple[list[Axis], BufferStore]:
     """Replaces the variables of axes of extent 1 by zero."""
     unit = {axis.var: constant(0) for axis in axes if axis.extent == 1}
@@ -127,7 +86,8 @@ def collapse_axes(axes: Sequence[Axis], store: BufferStore) -> tuple[list[Axis],
         outer, inner = axes[-2:]
         if not all(row[-1] is not None and row[-2] == row[-1] * inner.extent for row in steps):
             break
-        fused = Axis(variable("f"), outer.extent * inner.extent)
+        name = PERIOD if PERIOD in (outer.var.name, inner.var.name) else "f"
+        fused = Axis(variable(name), outer.extent * inner.extent)
         extent = constant(inner.extent)
         parts = {
             outer.var: tirx.FloorDiv(fused.var, extent),
@@ -206,7 +166,8 @@ def elementwise(
     """A loop nest for one store per element.
 
     Comparisons that split an axis (padding, concatenation) split its loop; axes that every access
-    walks as one are fused; permuted reads run in blocks of cache lines.
+    walks as one are fused; axes along which a read repeats are cut into periods; permuted reads
+    run in blocks of cache lines.
 
     Args:
         axes: Loops around the store, outermost first.
@@ -237,6 +198,9 @@ def elementwise(
             )
     points = breaks(store.value, axes[-1], ranges)
     points = points if len(points) <= _MOST_SEGMENTS else []
+    parts = _affine_parts(axes, points, store, ranges)
+    if parts is not None:
+        return sequence([elementwise(*part, lanes, cores, outer_ranges) for part in parts])
     tiled = _transposed(axes, store, cores, ranges) if not points else None
     if tiled is not None:
         return tiled
@@ -245,6 +209,27 @@ def elementwise(
         local = {**ranges, **{axis.var: axis.extent for axis in part_axes}}
         body.append(_innermost(part_axes, simplify_store(part, local), lanes, local))
     return nest(axes[:-1], sequence(body), cores)
+
+
+def _affine_parts(
+    axes: Sequence[Axis], points: Sequence[int], store: BufferStore, ranges: Ranges
+) -> list[tuple[list[Axis], BufferStore]] | None:
+    """Cuts a nest so that fewer indices hold remainders; None where there is nothing to cut."""
+    if not any(True for _ in remainders(store, ranges)):
+        return None
+    *outer, last = axes
+    if points:
+        return [([*outer, *part], cut) for part, cut in _segments(last, points, store)]
+    split = split_period(axes, store, ranges)
+    if split is not None:
+        return [split]
+    cut_at = crossings(axes, store, ranges)
+    if cut_at is None:
+        return None
+    axis, place = cut_at
+    position = next(i for i, other in enumerate(axes) if other is axis)
+    before, after = axes[:position], axes[position + 1 :]
+    return [([*before, *part, *after], cut) for part, cut in _segments(axis, [place], store)]
 
 
 def _segments(

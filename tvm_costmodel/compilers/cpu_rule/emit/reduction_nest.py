@@ -21,8 +21,8 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import (
     simplify,
     uses,
 )
-from tvm_costmodel.compilers.cpu_rule.emit import loop_nests
-from tvm_costmodel.compilers.cpu_rule.emit.loop_nests import Axis
+from tvm_costmodel.compilers.cpu_rule.emit import loop_nests, store_access
+from tvm_costmodel.compilers.cpu_rule.emit.store_access import Axis
 
 _STRIP = 4  # vectors of accumulators that one strip keeps in registers
 _ZERO = constant(0)
@@ -79,8 +79,8 @@ class ReductionNest:
         self.spatial = [a for a in spatial if a.extent > 1]
         self.reduced = [a for a in reduced if a.extent > 1]
         self.ranges = {**outer, **{a.var: a.extent for a in (*self.spatial, *self.reduced)}}
-        store = loop_nests.simplify_store(
-            loop_nests.substitute_store(step.store, unit), self.ranges
+        store = store_access.simplify_store(
+            store_access.substitute_store(step.store, unit), self.ranges
         )
         bounds = tuple(
             dataclasses.replace(b, expr=simplify(rewrite(b.expr, unit), self.ranges))
@@ -106,9 +106,9 @@ class ReductionNest:
     def _is_column(self, axis: Axis) -> bool:
         return (
             axis.extent >= 4
-            and loop_nests.is_contiguous(self.step.store, axis, self.ranges)
+            and store_access.is_contiguous(self.step.store, axis, self.ranges)
             and all(
-                loop_nests.coefficient(bound.expr, axis.var, self.ranges) in (0, 1)
+                store_access.coefficient(bound.expr, axis.var, self.ranges) in (0, 1)
                 for bound in self.step.bounds
             )
         )
@@ -151,13 +151,13 @@ class ReductionNest:
     def _part(self, start: int, end: int, bounds: Sequence[Bound]) -> tuple[Step, list[Axis]]:
         """The step for a part of its innermost spatial axis, on variables of its own."""
         *outer, last = self.spatial
-        part = Axis(loop_nests.variable("s"), end - start)
+        part = Axis(store_access.variable("s"), end - start)
         values: dict[Var, Expr] = {last.var: part.var + constant(start)}
-        axes = [Axis(loop_nests.variable("r"), axis.extent) for axis in outer]
+        axes = [Axis(store_access.variable("r"), axis.extent) for axis in outer]
         values.update({a.var: b.var for a, b in zip(outer, axes, strict=True)})
         step = dataclasses.replace(
             self.step,
-            store=loop_nests.substitute_store(self.step.store, values),
+            store=store_access.substitute_store(self.step.store, values),
             bounds=tuple(dataclasses.replace(b, expr=rewrite(b.expr, values)) for b in bounds),
         )
         return step, [*axes, part]
@@ -188,7 +188,7 @@ class ReductionNest:
         def vectors(make: Callable[[Expr, Var, Expr], Stmt]) -> Stmt:
             stmts = []
             for unit, start in enumerate(starts):
-                lane = loop_nests.variable("l")
+                lane = store_access.variable("l")
                 body = make(constant(unit), lane, start + lane)
                 stmts.append(For(lane, _ZERO, constant(width), ForKind.VECTORIZED, body))
             return loop_nests.sequence(stmts)
@@ -213,11 +213,11 @@ class ReductionNest:
 
     def _strip_axis(self) -> Axis | None:
         """The reduced axis along which the operand is contiguous and long enough."""
-        flat = [loop_nests.flat_index(x.source, x.indices) for x in loads(self.step.store.value)]
+        flat = [store_access.flat_index(x.source, x.indices) for x in loads(self.step.store.value)]
         for axis in reversed(self.reduced):
             if any(uses(bound.expr, axis.var) for bound in self.step.bounds):
                 continue
-            growth = [loop_nests.coefficient(index, axis.var, self.ranges) for index in flat]
+            growth = [store_access.coefficient(index, axis.var, self.ranges) for index in flat]
             if axis.extent >= 2 * self.lanes and 1 in growth and all(g in (0, 1) for g in growth):
                 return axis
         return None
@@ -249,7 +249,7 @@ class ReductionNest:
     def _vectors(self, units: int, make: Callable[[Expr, Var], Stmt]) -> Stmt:
         stmts = []
         for unit in range(units):
-            lane = loop_nests.variable("l")
+            lane = store_access.variable("l")
             body = make(constant(unit), lane)
             stmts.append(For(lane, _ZERO, constant(self.lanes), ForKind.VECTORIZED, body))
         return loop_nests.sequence(stmts)
@@ -283,7 +283,7 @@ class ReductionNest:
         """Combines the lanes' partial results into one."""
         stmts: list[Stmt] = []
         for unit in range(1, units):
-            lane = loop_nests.variable("l")
+            lane = store_access.variable("l")
             pair = (BufferLoad(partial, [constant(u), lane]) for u in (0, unit))
             fold = BufferStore(partial, self._combined(*pair), [_ZERO, lane])
             stmts.append(For(lane, _ZERO, constant(self.lanes), ForKind.VECTORIZED, fold))
@@ -320,7 +320,7 @@ def bounded_loops(
     A bound must be ``axis + other`` with a step of one; others become conditions. ``make`` gets
     the variables of this nest in place of the axes' own, as one axis has a loop in every strip.
     """
-    renamed = {axis.var: loop_nests.variable(axis.var.name) for axis in axes}
+    renamed = {axis.var: store_access.variable(axis.var.name) for axis in axes}
     axes = [Axis(renamed[axis.var], axis.extent) for axis in axes]
     body = make(renamed)
     pending = [dataclasses.replace(b, expr=rewrite(b.expr, renamed)) for b in bounds]

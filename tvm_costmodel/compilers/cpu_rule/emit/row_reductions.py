@@ -17,9 +17,9 @@ from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, Stmt
 
 from tvm_costmodel.compilers.cpu_rule.analysis.expression import constant, loads, rewrite, walk
 from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import BlockFacts, FunctionFacts
-from tvm_costmodel.compilers.cpu_rule.emit import loop_nests
-from tvm_costmodel.compilers.cpu_rule.emit.loop_nests import Axis
+from tvm_costmodel.compilers.cpu_rule.emit import loop_nests, store_access
 from tvm_costmodel.compilers.cpu_rule.emit.reduction_nest import Bound, ReductionNest, Step
+from tvm_costmodel.compilers.cpu_rule.emit.store_access import Axis
 from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
 from tvm_costmodel.compilers.cpu_rule.templates.elementwise import Computed, can_inline, inline
 
@@ -127,7 +127,7 @@ def column_axis(step: Step) -> int:
     if step.initial is not None:
         for position, axis in enumerate(step.axes):
             if step.kinds[position] == "S" and axis.extent > 1:
-                if loop_nests.is_contiguous(step.store, axis, ranges):
+                if store_access.is_contiguous(step.store, axis, ranges):
                     return position
     return len(step.axes)
 
@@ -169,7 +169,7 @@ class RowProgram:
         self.rows = rows
         self.machine = machine
         self.lanes = machine.lanes
-        self.axes = [Axis(loop_nests.variable("r"), axis.extent) for axis in steps[0].axes[:rows]]
+        self.axes = [Axis(store_access.variable("r"), axis.extent) for axis in steps[0].axes[:rows]]
         self.ranges: dict[Var, int] = {axis.var: axis.extent for axis in self.axes}
         self.buffers: list[Var] = []
         self.local: dict[Var, Var] = {}

@@ -21,7 +21,10 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import (
 )
 
 _VECTOR_FORMS = ("tirx.exp", "tirx.tanh", "tirx.erf", "tirx.sigmoid", "tirx.pow")
-_EXP_LOW, _EXP_HIGH = -87.3, 88.3
+# Arguments are clamped to these; beyond them exp is 0 and infinite in any case.
+_EXP_LOW, _EXP_HIGH = -88.0, 89.0
+# Bits of the least normal number, of infinity, and where the exponent begins.
+_LEAST_NORMAL, _INFINITY, _EXPONENT = 0x00800000, 0x7F800000, 1 << 23
 _LOG2E = 1.44269504088896341
 # ln 2 in two parts, so that n * ln 2 is exact enough
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
@@ -63,9 +66,9 @@ def _real(value: float) -> tirx.FloatImm:
     return tirx.FloatImm("float32", value)
 
 
-def _bound(value: Expr, make: Callable[[Expr], Expr]) -> Expr:
+def _bound(value: Expr, make: Callable[[Expr], Expr], dtype: str = "float32") -> Expr:
     """An expression that reads a value several times and computes it once."""
-    var = Var("x", "float32")
+    var = Var("x", dtype)
     return Let(var, value, make(var))
 
 
@@ -77,11 +80,21 @@ def _horner(x: Expr, coefficients: tuple[float, ...]) -> Expr:
 
 
 def _clamp(x: Expr, low: float, high: float) -> Expr:
-    return tirx.Min(tirx.Max(x, _real(low)), _real(high))
+    """A value (read several times) within bounds; NaN stays NaN, as no comparison holds for it."""
+    above = tirx.Select(tirx.LT(x, _real(low)), _real(low), x)
+    return _bound(above, lambda x: tirx.Select(tirx.GT(x, _real(high)), _real(high), x))
+
+
+def _integer(value: int) -> tirx.IntImm:
+    return tirx.IntImm("int32", value)
 
 
 def exp(x: Expr) -> Expr:
-    """The exponential, as a power of two times that of a remainder within half of ln 2."""
+    """The exponential, as a power of two times that of a remainder within half of ln 2.
+
+    Results below the least normal number (1.18e-38) are 0, those that overflow are infinite, and
+    NaN stays NaN.
+    """
 
     def scaled(x: Expr) -> Expr:
         def reduced(n: Expr) -> Expr:
@@ -89,16 +102,25 @@ def exp(x: Expr) -> Expr:
 
             def polynomial(r: Expr) -> Expr:
                 value = _horner(r, _EXP) * (r * r) + r + _real(1.0)
-                bits = (tirx.Cast("int32", n) + tirx.IntImm("int32", 127)) * tirx.IntImm(
-                    "int32", 1 << 23
-                )
-                return value * tirx.reinterpret("float32", bits)
+                # The power of two goes to the exponent's bits: 2**128 alone is no float32.
+                bits = tirx.reinterpret("int32", value)
+                return bits + tirx.Cast("int32", n) * _integer(_EXPONENT)
 
             return _bound(r, polynomial)
 
         return _bound(tirx.floor(x * _real(_LOG2E) + _real(0.5)), reduced)
 
-    return _bound(_clamp(x, _EXP_LOW, _EXP_HIGH), scaled)
+    def finished(bits: Expr) -> Expr:
+        normal = tirx.Min(bits, _integer(_INFINITY))
+        flushed = tirx.Select(tirx.LT(bits, _integer(_LEAST_NORMAL)), _integer(0), normal)
+        return tirx.reinterpret("float32", flushed)
+
+    def value(x: Expr) -> Expr:
+        clamped = tirx.Min(tirx.Max(x, _real(_EXP_LOW)), _real(_EXP_HIGH))  # a number, also of NaN
+        result = _bound(_bound(clamped, scaled), finished, "int32")
+        return tirx.Select(tirx.isnan(x), x, result)
+
+    return _bound(x, value)
 
 
 def _rational(top: tuple[float, ...], bottom: tuple[float, ...]) -> Callable[[Expr], Expr]:
@@ -110,12 +132,14 @@ def _rational(top: tuple[float, ...], bottom: tuple[float, ...]) -> Callable[[Ex
 
 def tanh(x: Expr) -> Expr:
     """The hyperbolic tangent, clamped where float32 rounds it to one."""
-    return _bound(_clamp(x, -9.0, 9.0), _rational(_TANH_TOP, _TANH_BOTTOM))
+    value = _rational(_TANH_TOP, _TANH_BOTTOM)
+    return _bound(x, lambda x: _bound(_clamp(x, -9.0, 9.0), value))
 
 
 def erf(x: Expr) -> Expr:
     """The error function, clamped where float32 rounds it to one."""
-    return _bound(_clamp(x, -4.0, 4.0), _rational(_ERF_TOP, _ERF_BOTTOM))
+    value = _rational(_ERF_TOP, _ERF_BOTTOM)
+    return _bound(x, lambda x: _bound(_clamp(x, -4.0, 4.0), value))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -155,12 +179,17 @@ def expand(call: Call) -> Expr | None:
     return vector_form(call.args[0]) if vector_form else None
 
 
-def expand_expression(expr: Expr) -> Expr:
-    """Replaces every library call in an expression that has a vector form."""
+def expand_expression(expr: Expr, replaced: set[str]) -> Expr:
+    """Replaces every library call in an expression that has a vector form.
+
+    Args:
+        expr: The expression.
+        replaced: Grows by the names of the replaced functions, such as ``exp``.
+    """
     below = children(expr)
     if not below:
         return expr
-    new = [expand_expression(child) for child in below]
+    new = [expand_expression(child, replaced) for child in below]
     if all(a is b or a.same_as(b) for a, b in zip(new, below, strict=True)):
         result = expr
     elif isinstance(expr, TensorLoad):
@@ -171,19 +200,22 @@ def expand_expression(expr: Expr) -> Expr:
         result = tirx.Cast(expr.ty, new[0])
     else:
         result = type(expr)(*new)
-    replaced = expand(result) if isinstance(result, Call) else None
-    return result if replaced is None else replaced
+    vector_form = expand(result) if isinstance(result, Call) else None
+    if vector_form is None:
+        return result
+    replaced.add(result.op.name.removeprefix("tirx."))
+    return vector_form
 
 
-def expand_statement(stmt: Stmt) -> Stmt:
-    """Replaces library calls in every store below a statement."""
+def expand_statement(stmt: Stmt, replaced: set[str]) -> Stmt:
+    """Replaces library calls in every store below a statement; arguments as above."""
     if isinstance(stmt, tirx.BufferStore):
-        value = expand_expression(stmt.value)
+        value = expand_expression(stmt.value, replaced)
         return stmt if value is stmt.value else tirx.BufferStore(stmt.buffer, value, stmt.indices)
     if isinstance(stmt, tirx.SeqStmt):
-        return tirx.SeqStmt([expand_statement(part) for part in stmt.seq])
+        return tirx.SeqStmt([expand_statement(part, replaced) for part in stmt.seq])
     if isinstance(stmt, tirx.For):
-        body = expand_statement(stmt.body)
+        body = expand_statement(stmt.body, replaced)
         if body is stmt.body:
             return stmt
         return tirx.For(
@@ -196,10 +228,10 @@ def expand_statement(stmt: Stmt) -> Stmt:
             stmt.annotations,
         )
     if isinstance(stmt, tirx.IfThenElse):
-        other = expand_statement(stmt.else_case) if stmt.else_case is not None else None
-        return tirx.IfThenElse(stmt.condition, expand_statement(stmt.then_case), other)
+        other = expand_statement(stmt.else_case, replaced) if stmt.else_case is not None else None
+        return tirx.IfThenElse(stmt.condition, expand_statement(stmt.then_case, replaced), other)
     if isinstance(stmt, s_tir.stmt.SBlockRealize):
-        block = expand_statement(stmt.block)
+        block = expand_statement(stmt.block, replaced)
         return s_tir.stmt.SBlockRealize(stmt.iter_values, stmt.predicate, block)
     if isinstance(stmt, s_tir.stmt.SBlock):
         return s_tir.stmt.SBlock(
@@ -207,8 +239,8 @@ def expand_statement(stmt: Stmt) -> Stmt:
             stmt.reads,
             stmt.writes,
             stmt.name_hint,
-            expand_statement(stmt.body),
-            expand_statement(stmt.init) if stmt.init is not None else None,
+            expand_statement(stmt.body, replaced),
+            expand_statement(stmt.init, replaced) if stmt.init is not None else None,
             stmt.alloc_buffers,
             stmt.match_buffers,
             stmt.annotations,
@@ -231,10 +263,15 @@ def has_library_calls(stmt: Stmt) -> bool:
     return isinstance(stmt, tirx.For) and has_library_calls(stmt.body)
 
 
-def expand_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Replaces library calls in a scheduled function; unknown ones stay."""
+def expand_function(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, frozenset[str]]:
+    """Replaces library calls in a scheduled function; unknown ones stay.
+
+    Returns:
+        The function, and the names of the functions that were replaced in it, such as ``exp``.
+    """
+    replaced: set[str] = set()
     try:
-        body = expand_statement(func.body)
+        body = expand_statement(func.body, replaced)
     except UnsupportedExpression:
-        return func
-    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
+        return func, frozenset()
+    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs), frozenset(replaced)

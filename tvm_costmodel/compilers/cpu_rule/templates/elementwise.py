@@ -14,6 +14,7 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import loads, rewrite
 from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import BlockFacts, FunctionFacts
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.emit import loop_nests
+from tvm_costmodel.compilers.cpu_rule.emit.store_access import Axis
 from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
 
 
@@ -97,8 +98,7 @@ class Elementwise:
         nests = []
         for block, store in stores:
             axes = [
-                loop_nests.Axis(var, extent)
-                for var, extent in zip(block.axes, block.extents, strict=True)
+                Axis(var, extent) for var, extent in zip(block.axes, block.extents, strict=True)
             ]
             nests.append(loop_nests.elementwise(axes, store, machine.lanes, machine.cores))
         return loop_nests.root_function(sch.mod["main"], loop_nests.sequence(nests))

@@ -59,6 +59,9 @@ class BatchNormFolder(CallFolder):
         mod: The module that the function is from.
         uses: ``count_uses`` of the function.
         into_convolutions: Whether scales may change weights.
+
+    Attributes:
+        changed: Whether anything was rewritten.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class BatchNormFolder(CallFolder):
         super().__init__(mod)
         self.uses = uses
         self.into_convolutions = into_convolutions
+        self.changed = False
 
     def visit_tuple_getitem_(self, item: TupleGetItem) -> Expr:
         """Replaces the first result of a batch norm."""
@@ -80,6 +84,7 @@ class BatchNormFolder(CallFolder):
         statistics = [self.resolve(arg) for arg in call.args[1:]]
         if not all(isinstance(arg, GenericConst) for arg in statistics):
             return item
+        self.changed = True
         gamma, beta, mean, variance = (constant_value(arg) for arg in statistics)
         if not call.attrs.scale:
             gamma = np.ones_like(gamma)
@@ -119,6 +124,7 @@ class BatchNormFolder(CallFolder):
         values = [getattr(bound, "value", bound) for bound in bounds]
         if not all(isinstance(value, int | float) for value in values):
             return call
+        self.changed = True
         dtype = str(call.ty.dtype)
         above = self.builder_.emit(relax.op.maximum(x, relax.const(values[0], dtype)))
         return relax.op.minimum(above, relax.const(values[1], dtype))
@@ -137,6 +143,7 @@ class BatchNormFolder(CallFolder):
             weight = self.resolve(producer.args[1])
             attrs = producer.attrs
             if isinstance(weight, GenericConst) and attrs.kernel_layout == "OIHW":
+                self.changed = True
                 values = constant_value(weight)
                 scaled = values * np.broadcast_to(scale.reshape(-1, 1, 1, 1), values[:, :1].shape)
                 new = constant(scaled.astype(values.dtype, copy=False))
@@ -146,6 +153,7 @@ class BatchNormFolder(CallFolder):
         if operator_name(producer) in ("relax.add", "relax.multiply"):
             inner, term = producer.args
             if isinstance(term, GenericConst) and _is_channel_wise(constant_value(term), inner):
+                self.changed = True
                 merged = constant_value(term) * scale
                 if operator_name(producer) == "relax.multiply":
                     return self._scaled(inner, merged)
@@ -157,6 +165,7 @@ class BatchNormFolder(CallFolder):
         if operator_name(producer) == "relax.add":
             inner, term = producer.args
             if isinstance(term, GenericConst) and _is_channel_wise(constant_value(term), inner):
+                self.changed = True
                 return self._shifted(inner, constant_value(term) + shift)
         return self.builder_.emit(relax.op.add(x, constant(shift)))
 

@@ -7,6 +7,7 @@ here with NumPy instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, ShapeExpr, Tuple, Var
 from tvm.relax.expr_functor import PyExprMutator, mutator
+
+MAX_FOLDED_ELEMENTS = 1 << 25
+"""Largest result that is made of much smaller constants; larger ones are computed when it runs."""
 
 
 def _ints(values: Any) -> tuple[int, ...]:
@@ -69,7 +73,23 @@ def constant(values: np.ndarray) -> GenericConst:
 
 def constant_value(expr: Expr) -> np.ndarray:
     """Returns a Relax constant's values; read only."""
-    return np.from_dlpack(expr.value)
+    value = expr.value
+    return value.numpy() if str(value.dtype) == "bfloat16" else np.from_dlpack(value)
+
+
+def _is_too_large(call: Call, arrays: list) -> bool:
+    """Whether a result is many times larger than the constants that it is computed from."""
+    shape = getattr(call.ty, "shape", None)
+    if not isinstance(shape, ShapeExpr):
+        return False
+    elements = math.prod(int(v) for v in shape.values if isinstance(v, tvm.tirx.IntImm))
+    given = sum(
+        array.size
+        for group in arrays
+        for array in (group if isinstance(group, list) else [group])
+        if isinstance(array, np.ndarray)
+    )
+    return elements > MAX_FOLDED_ELEMENTS and elements > 4 * given
 
 
 def operator_name(expr: object) -> str:
@@ -83,11 +103,13 @@ class CallFolder(PyExprMutator):
 
     Attributes:
         unfolded: Names of operators with only constant arguments that have no rule here.
+        folded: Names of operators that were evaluated.
     """
 
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self.unfolded: set[str] = set()
+        self.folded: set[str] = set()
 
     def resolve(self, expr: Expr) -> Expr:
         """Follows a variable to the constant it is bound to, if it is."""
@@ -126,6 +148,9 @@ class CallFolder(PyExprMutator):
             self.unfolded.add(name)
             return None
         dtype = str(call.ty.dtype)
+        if _is_too_large(call, arrays):
+            self.unfolded.add(name)
+            return None
         return constant(np.asarray(_EVALUATORS[name](arrays, call.attrs)).astype(dtype, copy=False))
 
     def visit_call_(self, call: Call) -> Expr:
@@ -135,6 +160,7 @@ class CallFolder(PyExprMutator):
             return call
         folded = self.evaluate(call)
         if folded is not None:
+            self.folded.add(operator_name(call))
             return folded
         args = [self.resolve(arg) for arg in call.args]
         if all(new is old for new, old in zip(args, call.args, strict=True)):

@@ -8,7 +8,7 @@ inverse, or the output. ``graph_passes.layout`` is the twin on an OpGraph.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tvm
@@ -44,15 +44,16 @@ _BINARY = frozenset(
 Axes = tuple[int, ...]
 
 
-def convert_layouts(layout: str, stages: Mapping[int, str]) -> tvm.transform.Pass:
+def convert_layouts(
+    layout: str, stages: Mapping[int, str], note: Callable[[], None] = lambda: None
+) -> tvm.transform.Pass:
     """``ConvertLayout`` with a layout of their own for the convolutions of some stages.
 
     Args:
         layout: Layout of all others.
         stages: Layout by stage, see ``tunable_ops.stages_of``.
+        note: Called where the module has a convolution.
     """
-    if not stages:
-        return transform.ConvertLayout({_CONVOLUTION: [layout, KERNEL_LAYOUTS[layout]]})
 
     @tvm.transform.module_pass(opt_level=0, name="ConvertLayoutByStage")
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -60,12 +61,17 @@ def convert_layouts(layout: str, stages: Mapping[int, str]) -> tvm.transform.Pas
 
         def visit(expr: Expr) -> None:
             if operator_name(expr) == _CONVOLUTION:
-                count = _pixels(expr)
+                count = _pixels(expr) if stages else 0
                 pixels[count] = count
 
         for func in mod.functions.values():
             if isinstance(func, relax.Function):
                 relax.analysis.post_order_visit(func, visit)
+        if pixels:
+            note()
+        if not stages:
+            whole = {_CONVOLUTION: [layout, KERNEL_LAYOUTS[layout]]}
+            return transform.ConvertLayout(whole)(mod)
         stage_of = stages_of(pixels)
 
         def layouts_of(call: Call) -> dict[str, list[str]]:
@@ -89,7 +95,15 @@ def _pixels(call: Call) -> int:
 
 @mutator
 class TransposeSinker(PyExprMutator):
-    """Moves transposes down through element-wise operators and cancels them."""
+    """Moves transposes down through element-wise operators and cancels them.
+
+    Attributes:
+        changed: Whether anything was rewritten.
+    """
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.changed = False
 
     def visit_call_(self, call: Call) -> Expr:
         """Rewrites one call whose arguments have been rewritten."""
@@ -101,6 +115,7 @@ class TransposeSinker(PyExprMutator):
             transposed = self._source(call.args[0])
             if transposed is None:
                 return call
+            self.changed = True
             source, axes = transposed
             inner = Call(call.op, [source, *call.args[1:]], call.attrs, call.ty_args)
             return relax.op.permute_dims(self.builder_.emit(inner), list(axes))
@@ -124,15 +139,18 @@ class TransposeSinker(PyExprMutator):
     def _permuted(self, x: Expr, axes: Axes, call: Call) -> Expr:
         transposed = self._source(x)
         if transposed is not None:
+            self.changed = True
             x, first = transposed
             axes = tuple(first[axis] for axis in axes)
         if axes == tuple(range(len(axes))):
+            self.changed = True
             return x
         shape = x.ty.shape
         if not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape):
             return call if transposed is None else relax.op.permute_dims(x, list(axes))
         moved = [axis for axis in axes if int(shape[axis]) != 1]
         if moved == sorted(moved):
+            self.changed = True
             return relax.op.reshape(x, [int(shape[axis]) for axis in axes])
         return call if transposed is None else relax.op.permute_dims(x, list(axes))
 
@@ -151,6 +169,7 @@ class TransposeSinker(PyExprMutator):
                 return call
         if len(axes) != call.ty.ndim or any(arg is None for arg in args):
             return call
+        self.changed = True
         inner = self.builder_.emit(Call(call.op, args, call.attrs, call.ty_args))
         return relax.op.permute_dims(inner, list(axes))
 
@@ -161,6 +180,7 @@ class TransposeSinker(PyExprMutator):
             expr = self.lookup_binding(expr)
         if operator_name(expr) != "relax.reshape":
             return call
+        self.changed = True
         return Call(call.op, [expr.args[0], call.args[1]], call.attrs, call.ty_args)
 
 

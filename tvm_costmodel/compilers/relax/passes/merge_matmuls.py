@@ -5,6 +5,8 @@ The twin of ``graph_passes.merge_matmuls``, which does the same on an OpGraph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -72,8 +74,12 @@ class _MatmulMerger(PyExprMutator):
         return relax.op.strided_slice(group.merged, [axis], [start], [start + width])
 
 
-def merge_matmuls() -> tvm.transform.Pass:
-    """A pass that merges the matrix products of ``tunable_ops.merged_matmuls``."""
+def merge_matmuls(note: Callable[[], None] = lambda: None) -> tvm.transform.Pass:
+    """A pass that merges the matrix products of ``tunable_ops.merged_matmuls``.
+
+    Args:
+        note: Called where there are some.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="MergeMatmuls")
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -96,6 +102,7 @@ def merge_matmuls() -> tvm.transform.Pass:
                 groups[number] = group
         if not groups:
             return mod
+        note()
         result = mod.clone()
         result[mod.get_global_var("main")] = _MatmulMerger(mod, groups).visit_expr(mod["main"])
         return result

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 from tvm import relax
 from tvm.ir import Call, GenericConst
@@ -30,15 +32,22 @@ _Value = tuple[Var, int]
 """A result of the call that a variable is bound to."""
 
 
-def to_mixed_precision() -> tvm.transform.Pass:
-    """A pass that stores chosen values in float16; the last one on the graph."""
+def to_mixed_precision(note: Callable[[], None] = lambda: None) -> tvm.transform.Pass:
+    """A pass that stores chosen values in float16; the last one on the graph.
+
+    Args:
+        note: Called where it converts some.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="ToMixedPrecision")
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         result = mod.clone()
         for variable, func in mod.functions_items():
             if isinstance(func, relax.Function) and not (func.attrs or {}).get("Primitive"):
-                result[variable] = _MixedPrecisionMutator(mod, _stored_half(func)).visit_expr(func)
+                change = _MixedPrecisionMutator(mod, _stored_half(func))
+                result[variable] = change.visit_expr(func)
+                if change.stored_half or change.casts:
+                    note()
         return relax.transform.DeadCodeElimination()(result)
 
     return run

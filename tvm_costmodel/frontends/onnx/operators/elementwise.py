@@ -1,0 +1,150 @@
+"""Element-wise operators: operands of mixed types, Dropout with its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tvm_costmodel.frontends.onnx.operators.editor import (
+    GraphEditor,
+    NodeWriter,
+    attributes_of,
+    node_name,
+    operand,
+)
+
+COMPONENT = "importer/elementwise"
+
+_ABOVE = "/above"
+
+
+def rewrite_power(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """Pow whose operands differ in type: computed in the wider one, cast to the base's type."""
+    base, exponent = (graph.elem_type(name) for name in node.input)
+    if not base or not exponent or (base == exponent and _is_float(base)):
+        return None
+    write = NodeWriter(graph, node)
+    values = graph.constant(node.input[1])
+    if values is not None and _is_float(base):
+        return write.finish(write.add("Pow", [node.input[0], write.constant(values, _dtype(base))]))
+    common = helper.np_dtype_to_tensor_dtype(np.result_type(_dtype(base), _dtype(exponent)))
+    common = common if _is_float(common) else TensorProto.DOUBLE  # TVM raises floats alone
+    parts = [
+        name if kind == common else write.add("Cast", [name], to=common)
+        for name, kind in zip(node.input, (base, exponent), strict=True)
+    ]
+    power = write.add("Pow", parts)
+    return write.finish(power if base == common else write.add("Cast", [power], to=base))
+
+
+def rewrite_dropout(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """Dropout at inference: its operand, and a mask of ones where that is read."""
+    training = graph.constant(operand(node, 2)) if operand(node, 2) else np.array(False)
+    ratio = graph.constant(operand(node, 1)) if operand(node, 1) else None
+    mask = len(node.output) > 1 and graph.is_read(node.output[1])
+    drops = training is None or (training.any() and (ratio is None or ratio.any()))
+    if drops and (mask or "seed" in attributes_of(node)):
+        graph.refuse(node, "training mode with its own mask", "export the model for inference")
+    write = NodeWriter(graph, node)
+    if not mask:
+        return write.finish(node.input[0])
+    shape = graph.shape(node.input[0])
+    if shape is None:
+        graph.refuse(node, "the mask of an unknown shape", "fix the model's input shapes")
+    kind = np.bool_ if graph.opset >= 10 else _dtype(graph.elem_type(node.input[0]) or 1)
+    return write.finish(node.input[0], write.constant(np.ones(shape, kind)))
+
+
+def rewrite_one_hot(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """OneHot of a constant depth: indices compared with every one that there is."""
+    depth, shape = graph.constant(node.input[1]), graph.shape(node.input[0])
+    if depth is None or shape is None:
+        graph.refuse(node, "its depth is computed at run time", "export it as a constant")
+    write, count = NodeWriter(graph, node), int(depth.reshape(-1)[0])
+    axis = int(attributes_of(node).get("axis", -1)) % (len(shape) + 1)
+    indices = write.add("Cast", [node.input[0]], to=TensorProto.INT64)
+    target = np.array([*shape[:axis], 1, *shape[axis:]], np.int64)
+    indices = write.add("Reshape", [indices, write.constant(target)])
+    classes = np.arange(count).reshape([-1 if i == axis else 1 for i in range(len(target))])
+    here, from_end = (write.constant(c) for c in (classes, classes - count))
+    equal = [write.add("Equal", [indices, number]) for number in (here, from_end)]
+    off, on = _two_values(write, node.input[2], graph)
+    return write.finish(write.add("Where", [write.add("Or", equal), on, off]))
+
+
+def _two_values(write: NodeWriter, name: str, graph: GraphEditor) -> tuple[str, str]:
+    values = graph.constant(name)
+    if values is not None:
+        return write.constant(values[0]), write.constant(values[1])
+    first, second = (write.constant(np.int64(i)) for i in (0, 1))
+    return write.add("Gather", [name, first]), write.add("Gather", [name, second])
+
+
+def rewrite_remainder(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """Mod of floats with the sign of the divisor, from the exact one with the dividend's."""
+    if attributes_of(node).get("fmod") or not _is_float(graph.elem_type(node.input[0])):
+        return None
+    write = NodeWriter(graph, node)
+    rest = write.add("Mod", node.input, fmod=1)
+    zero = write.constant(0.0, _dtype(graph.elem_type(node.input[0])))
+    signs = [write.add("Less", [name, zero]) for name in (rest, node.input[1])]
+    whole = write.add("Equal", [rest, zero])
+    differs = write.add("And", [write.add("Xor", signs), write.add("Not", [whole])])
+    moved = write.add("Add", [rest, node.input[1]])
+    return write.finish(write.add("Where", [differs, moved, rest]))
+
+
+def rewrite_suppression(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """NonMaxSuppression: ONNX keeps boxes at the threshold, TVM those below it."""
+    threshold = graph.constant(operand(node, 3)) if operand(node, 3) else np.zeros(1, np.float32)
+    if threshold is None or node.name.endswith(_ABOVE):
+        return None
+    above = np.nextafter(threshold.astype(np.float32), np.float32(np.inf))
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = f"{node_name(node)}{_ABOVE}"
+    operands = [*node.input, "", "", ""][: max(4, len(node.input))]
+    operands[3] = graph.add_constant(above, f"{node_name(node)}/threshold")
+    if not operands[2]:
+        operands[2] = graph.add_constant(np.zeros(1, np.int64), f"{node_name(node)}/most")
+    del copy.input[:]
+    copy.input.extend(operands)
+    return [copy]
+
+
+def rewrite_truth(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """ReduceMax and ReduceMin of truth values: of bytes, as TVM has no limits of the others."""
+    if graph.elem_type(node.input[0]) != TensorProto.BOOL:
+        return None
+    write = NodeWriter(graph, node)
+    bytes_of = write.add("Cast", [node.input[0]], to=TensorProto.UINT8)
+    reduced = onnx.NodeProto()
+    reduced.CopyFrom(node)
+    reduced.input[0], reduced.output[0] = bytes_of, graph.fresh(f"{node.output[0]}/bytes")
+    write.nodes.append(reduced)
+    return write.finish(write.add("Cast", [reduced.output[0]], to=TensorProto.BOOL))
+
+
+def _is_float(kind: int) -> bool:
+    return kind in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def _dtype(kind: int) -> np.dtype:
+    return helper.tensor_dtype_to_np_dtype(kind)
+
+
+REWRITES: dict[
+    str, tuple[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto] | None]]
+] = {
+    "Pow": (COMPONENT, rewrite_power),
+    "Dropout": (COMPONENT, rewrite_dropout),
+    "Mod": (COMPONENT, rewrite_remainder),
+    "NonMaxSuppression": (COMPONENT, rewrite_suppression),
+    "OneHot": (COMPONENT, rewrite_one_hot),
+    "ReduceMax": (COMPONENT, rewrite_truth),
+    "ReduceMin": (COMPONENT, rewrite_truth),
+}
+"""Component and function by name of the operator."""
