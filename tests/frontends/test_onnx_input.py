@@ -54,6 +54,17 @@ def test_stripped_weights_get_random_values_and_a_warning(caplog):
     assert "3 weights" in record.message
 
 
+def test_stripped_weights_in_constant_nodes_are_filled_too():
+    empty = TensorProto(name="w2", data_type=TensorProto.FLOAT, dims=[4, 8, 3, 3])
+    nodes = [
+        node("Constant", [], ["w2"], value=empty),
+        node("Conv", ["x", "w2"], ["y"], kernel_shape=[3, 3]),
+    ]
+    graph = from_onnx(model_of(nodes, {"x": [1, 8, 9, 9]}, {"y": None}, opset=9))
+    assert [op.op for op in graph.operators] == ["input", "conv2d"]
+    assert graph.operators[1].weights[0].shape == (4, 8, 3, 3)
+
+
 def test_an_input_that_serves_as_a_filter_stays_an_input():
     value = helper.make_tensor_value_info
     graph = helper.make_graph(

@@ -89,6 +89,7 @@ def fill_missing_weights(model: onnx.ModelProto, label: str, seed: int = 0) -> t
         ModelFileError: A missing tensor holds integers (a shape or an axis), which cannot be
             invented, or an initialiser has fewer values than its shape asks for.
     """
+    _move_missing_constants(model.graph, label)
     missing = [t for t in model.graph.initializer if _is_missing(t, label)]
     if not missing:
         return ()
@@ -112,6 +113,18 @@ def fill_missing_weights(model: onnx.ModelProto, label: str, seed: int = 0) -> t
         _some(names),
     )
     return names
+
+
+def _move_missing_constants(graph: onnx.GraphProto, label: str) -> None:
+    """Makes initialisers of Constant nodes whose tensors have a shape but no content."""
+    for i in reversed(range(len(graph.node))):
+        node = graph.node[i]
+        values = [a.t for a in node.attribute if a.name == "value" and node.op_type == "Constant"]
+        if values and _is_missing(values[0], label):
+            moved = graph.initializer.add()
+            moved.CopyFrom(values[0])
+            moved.name = node.output[0]
+            del graph.node[i]
 
 
 def check_weights_defined(model: onnx.ModelProto, label: str) -> None:
