@@ -115,6 +115,7 @@ def in_program(module: str, request: Mapping[str, Any], limits: Limits | None = 
         "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in search),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),  # is there, so that none is made
     }
     message = {
         "request": dict(request),

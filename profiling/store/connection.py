@@ -35,6 +35,9 @@ def store_errors(path: Path | str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(_explain(str(path), error)) from error
+    except UnicodeDecodeError as error:  # of names and texts in a damaged file
+        damaged = sqlite3.DatabaseError(f"malformed text ({error.reason})")
+        raise StoreError(_explain(str(path), damaged)) from error
 
 
 def _explain(path: str, error: sqlite3.Error) -> str:

@@ -243,7 +243,14 @@ class Store:
             f" sum(status != 'ok') AS failed FROM measurements{where}"
             " GROUP BY device, pipeline_key, protocol ORDER BY count(*) DESC"
         )
-        return [LabelSetSummary(**dict(row)) for row in self._rows(sql, ())]
+        rows = [dict(row) for row in self._rows(sql, ())]
+        for row in rows:
+            if not (isinstance(row["device"], str) and isinstance(row["pipeline_key"], str)):
+                raise StoreError(
+                    f"store {self.path} is damaged: a row's device is {str(row['device'])[:40]!r}; "
+                    "choose another --store"
+                )
+        return [LabelSetSummary(**row) for row in rows]
 
     def tuned(self, key: str) -> dict[str, Any] | None:
         """The stored result of tuning under a key; None where there is none."""

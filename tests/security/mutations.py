@@ -33,6 +33,7 @@ from tests.profiling.labels import DEVICE, PIPELINE, measurement
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models import ZOO
 
+ROOT = Path(__file__).resolve().parents[2]
 BOARD = "cpu-x86-avx512"
 LONGEST_LINE = 1500
 MEMORY = 2 << 30
@@ -72,6 +73,12 @@ class Outcome:
     @property
     def is_fault(self) -> bool:
         return self.what not in ("accepted", "refused")
+
+
+def shared_faults() -> Path:
+    """Folder of damaged files that were found in the past, beside the data sets; may be absent."""
+    data = os.environ.get("TVM_COSTMODEL_DATA", ROOT.parent / "shared" / "data")
+    return Path(data).parent / "faults"
 
 
 def network() -> OpGraph:

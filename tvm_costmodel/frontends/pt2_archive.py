@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from tvm_costmodel.bounded_reading import parse_object
 from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.frontends.symbolic_sizes import is_size
 
 MAX_MEMBERS = 20_000
 MAX_PROGRAM_BYTES = 256 << 20
@@ -44,17 +45,6 @@ _OPERATOR = re.compile(
     r"|or_|xor|not_|invert|index|is_|is_not|lshift|rshift|concat|contains)"
     r"|math\.(ceil|floor|trunc|sqrt|log|log2|exp|pow|fabs|isclose|prod)"
 )
-_TOKEN = re.compile(
-    r"\s*(\d{1,19}(?:\.\d{1,19})?(?:[eE][+-]?\d{1,2})?|[A-Za-z]\w*|\*\*|//|<=|>=|==|!=|[-+*/%<>&|~(),])"
-)
-_SYMBOL = re.compile(r"_?[a-z]{1,2}\d{1,6}")
-_FUNCTIONS = frozenset(
-    "FloorDiv Mod PythonMod CleanDiv ModularIndexing Max Min CeilToInt FloorToInt TruncToInt "
-    "RoundToInt ToFloat IntTrueDiv FloatTrueDiv TruncToFloat FloatPow PowByNatural Where Piecewise "
-    "Eq Ne Lt Le Gt Ge And Or Not Abs floor ceiling true false True False int_oo oo "
-    "IsNonOverlappingAndDenseIndicator Identity".split()
-)
-_MAX_EXPRESSION = 2000
 _SAMPLES = "data/sample_inputs/model.pt"
 _GLOBALS = frozenset("GLOBAL STACK_GLOBAL INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4".split())
 _TENSOR_PARTS = re.compile(
@@ -87,29 +77,6 @@ def clean_archive(path: Path) -> bytes:
             f"{path}: not a .pt2 archive, or truncated or damaged ({type(error).__name__}: "
             f"{str(error)[:200]}); save it again with torch.export.save"
         ) from error
-
-
-def is_expression(text: object) -> bool:
-    """Whether a text is an arithmetic expression of symbols such as ``s0``, and harmless."""
-    if not isinstance(text, str) or len(text) > _MAX_EXPRESSION:
-        return False
-    tokens, at = [], 0
-    while at < len(text.rstrip()):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            return False
-        tokens.append(match[1])
-        at = match.end()
-    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
-        if token[0].isalpha() or token[0] == "_":
-            is_function = token in _FUNCTIONS or re.fullmatch(r"OpaqueUnaryFn_\w+", token)
-            if not (is_function or (_SYMBOL.fullmatch(token) and after != "(")):
-                return False
-        if before == "**" and not re.fullmatch(r"\d{1,2}", token):
-            return False
-        if token == "(" and (before[:1].isdigit() or before == ")"):
-            return False
-    return bool(tokens) and tokens.count("**") <= 1
 
 
 def _members(archive: zipfile.ZipFile, label: str) -> dict[str, zipfile.ZipInfo]:
@@ -222,7 +189,7 @@ def _check_fields(record: Any, label: str) -> None:
         if key == "nodes" and isinstance(value, list):
             for node in value:
                 _check_node(node, label)
-        elif key == "expr_str" and not is_expression(value):
+        elif key == "expr_str" and not is_size(value):
             _refuse(label, f"{str(value)[:80]!r} is no size that torch.export writes")
         elif key == "as_operator" and not _OPERATOR.fullmatch(str(value)):
             _refuse(label, f"{str(value)[:80]!r} is no operator of ATen")
@@ -239,7 +206,7 @@ def _check_fields(record: Any, label: str) -> None:
                 _refuse(label, f"{str(value)[:80]!r} is no name of a weight")
         elif key == "range_constraints" and isinstance(value, dict):
             for symbol in value:
-                if not is_expression(symbol):
+                if not is_size(symbol):
                     _refuse(label, f"{symbol[:80]!r} is no size that torch.export writes")
     if isinstance(record.get("range_constraints"), dict) or "graph_module" in record:
         _check_symbols(record, label)
