@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.processor import microarchitecture
 from tvm_costmodel.profiling.measuring.environment import describe, machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,8 +59,9 @@ def write(
 
 
 def machine_name(facts: Mapping[str, Any]) -> str:
-    """The processor's name as part of a file's name, such as ``amd-epyc``."""
-    model = facts.get("cpu", {}).get("model name", "unknown")
+    """The processor's name as part of a file's name, such as ``amd-zen5``."""
+    cpu = facts.get("cpu", {})
+    model = microarchitecture(cpu) or cpu.get("model name", "unknown")
     return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
 
 

@@ -7,12 +7,15 @@ Shape legend: ``B`` graphs in a batch, ``N`` operators of the largest graph, ``D
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Mask(torch.autograd.Function):
@@ -297,3 +300,25 @@ class WholeGraphNetwork(WithStatic):
             x = block.forward_merged(x, hop)
         rows, offsets, counts = pool
         return F.embedding_bag(rows, x, offsets, mode="sum", per_sample_weights=counts)
+
+
+def with_weights(make: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
+    """A network with given weights, whose shapes are compared before memory is taken.
+
+    Args:
+        make: Makes the network.
+        weights: Its state by name.
+
+    Raises:
+        ValueError: The network has other weights, or weights of other shapes.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(f"{name} is {found.get(name)}, and the network's {wanted.get(name)}")
+    with torch.random.fork_rng(devices=[]):
+        network = make()
+    network.load_state_dict(dict(weights))
+    return network.eval()

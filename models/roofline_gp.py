@@ -34,6 +34,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.sparse import csr_array
 
+from tvm_costmodel.gaussian_process import Factored, ridge
 from tvm_costmodel.tokenizer.operator_features import CATEGORY_OF_SLOT, PhysicalTokens
 from tvm_costmodel.tokenizer.roofline_terms import (
     CLASSES,
@@ -162,14 +163,13 @@ class RooflineGP:
         kernel, term, base = self._rows(table)
         blocks = self._blocks(table, kernel, term)
         self.weights = np.zeros(sum(block.values.shape[1] for block in blocks))
-        ridge = self.config.noise**2 * np.eye(len(self.weights))
         for step in range(self.config.steps):
             cost = base * np.exp(self._correction(blocks, len(kernel)))
             share = cost / latency_ms[table.graph[kernel]]  # of its network's measured latency
             design = _slopes(blocks, table.graph[kernel], share, table.graphs)
             total = np.bincount(table.graph[kernel], weights=share, minlength=table.graphs)
             target = 1.0 - total + design @ self.weights
-            solution = np.linalg.solve(design.T @ design + ridge, design.T @ target)
+            solution = ridge(design, target, self.config.noise**2)
             self.weights = self.weights + (1.0 if step else 0.7) * (solution - self.weights)
         return self
 
@@ -317,10 +317,9 @@ def _base_costs(table: KernelTable, latency_ms: np.ndarray, mixed: float) -> np.
     known = np.flatnonzero(size > 0)
     scaled = sums[:, known] / size[known]
     solution = _LEAST * scaled.mean(axis=0)  # of the cost at which this term is all the latency
-    for ridge, share in ((_WEAK, 1.0 - mixed), (_STRONG, mixed)):
-        normal = scaled.T @ scaled + ridge * table.graphs * np.eye(len(known))
-        lower = np.linalg.cholesky(normal)
-        part, _ = nnls(lower.T, np.linalg.solve(lower, scaled.sum(axis=0)))
+    for strength, share in ((_WEAK, 1.0 - mixed), (_STRONG, mixed)):
+        normal = Factored(scaled.T @ scaled + strength * table.graphs * np.eye(len(known)))
+        part, _ = nnls(normal.lower.T, normal.whiten(scaled.sum(axis=0)))
         solution = solution + share * part
     costs = np.full(columns.size, np.nan)
     costs[known] = solution / size[known]

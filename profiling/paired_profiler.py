@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from tvm_costmodel.errors import DeviceError, MeasurementError
+from tvm_costmodel.errors import BuildError, DeviceError, MeasurementError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.measuring.cpu_affinity import off_label_cores
 from tvm_costmodel.profiling.measuring.record import Measurement, Timing
@@ -82,7 +83,13 @@ class PairedProfiler(Profiler):
     """Measures pipelines of one network after the other; see `Profiler` for the arguments.
 
     Use as a context manager: the worker stays between calls and ends with it.
+
+    Attributes:
+        keep: Keys of pipelines whose builds stay in the worker's memory after they were measured;
+            all others are dropped before the next builds.
     """
+
+    keep: Collection[str] = ()
 
     def __enter__(self) -> PairedProfiler:
         return self
@@ -90,17 +97,21 @@ class PairedProfiler(Profiler):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self, source: Source) -> OpGraph:
+    def open(self, source: Source, graph_hash: str = "") -> OpGraph:
         """Makes the network of a source the one that trials measure.
+
+        Args:
+            source: Where the worker takes it from, and takes it again after a crash.
+            graph_hash: The graph that the caller means, where it knows it.
 
         Returns:
             Its graph before any pass, whose ids decisions name.
 
         Raises:
-            MeasurementError: The source gives no network.
+            MeasurementError: The source gives no network, or another one than the caller means.
             CostModelError: The source's own error: a file that is no model, for instance.
         """
-        self._source = source
+        self._source, self._graph_hash = source, graph_hash
         self._slots: set[str] = set()
         self._built: dict[str, dict[str, Any]] = {}  # what the worker said of each slot's build
         self._start_of_slots = 0
@@ -112,11 +123,17 @@ class PairedProfiler(Profiler):
             try:
                 response = self._describe()
             except WorkerFailure as failure:
-                kind = error_type(failure.raised) or MeasurementError
-                raise kind(f"{source.family}: {failure}") from failure
-        self._graph_hash, self._graph_json = response["graph_hash"], response["graph"]
+                kind = error_type(failure.raised)
+                text = str(failure) if kind is not None else f"{source.family}: {failure}"
+                raise (kind or MeasurementError)(text) from failure
+        self._start_of_slots = self._worker.starts
+        self._graph_json = response["graph"]
         self._graph = OpGraph.from_json(response["graph"])
         return self._graph
+
+    def runtime_weights(self) -> frozenset[int]:
+        """Ids of the opened network's operators whose weights are passed to it at run time."""
+        return frozenset(self._request("runtime_weights")["operators"])
 
     def measure(
         self,
@@ -172,11 +189,38 @@ class PairedProfiler(Profiler):
                 self._build_baseline()
                 return self._compared_outputs(self._graph, BASELINE)
 
-        place = (self._graph_hash, self.device.name, self._pipeline_key, self._compiler)
         with off_label_cores(self.cores, self.device):
-            text = fault(verdict_of(self.store, place, check))
+            text = fault(verdict_of(self.store, self._place(self._graph_hash), check))
         if text:
+            if BASELINE in self._built:  # the verdict is new
+                row = self._row_of_network(self._pipeline_key, self._pipeline)
+                row = replace(row, status="wrong_output", error=text, created_at=now())
+                self.store.put_measurement(with_build(row, self._built[BASELINE]))
             raise MeasurementError(f"{self._source.family}: {text}")
+
+    def export(self, fields: Mapping[str, Any] | None, path: Path) -> None:
+        """Writes the library of the opened network as the worker built it.
+
+        Args:
+            fields: Fields of the pipeline, as of a `VariantRun`; None for the baseline. One that
+                the worker does not hold any more is built again.
+            path: The library's file.
+
+        Raises:
+            BuildError: It could not be built or written.
+        """
+        with off_label_cores(self.cores, self.device), clocked(self.seconds, "export"):
+            try:
+                self._build_baseline()
+                slot, limit = BASELINE, self.measurement.build_timeout_s
+                if fields:
+                    (row,) = self._empty_rows([VariantRun(fields)])
+                    slot = row.config_key
+                    self._build(row)
+                self._worker.request("export", limit, slot=slot, path=str(path))
+            except WorkerFailure as failure:
+                kind = error_type(failure.raised) or BuildError
+                raise kind(str(failure)) from failure
 
     @property
     def baseline(self) -> Measurement | None:
@@ -186,13 +230,31 @@ class PairedProfiler(Profiler):
     def _describe(self) -> dict[str, Any]:
         self._same_pipeline(self._worker.start())
         limit = self.measurement.source_timeout_s
-        return self._worker.request("describe", limit, source=self._source.to_dict())
+        response = self._worker.request("describe", limit, source=self._source.to_dict())
+        known, described = self._graph_hash, response["graph_hash"]
+        if known not in ("", described):  # decisions name operators by their ids in the graph
+            raise MeasurementError(
+                f"the worker reads another network than this program, graph {described} instead of "
+                f"{known}: the model changed meanwhile; start again"
+            )
+        self._graph_hash = described
+        return response
 
     def _group_size(self) -> int:
         """How many trials fit into memory together with the baseline."""
         weights = sum(t.bytes for o in self._graph.operators for t in o.weights)
         most = self.measurement.memory_limit_mib * (1 << 19) / max(1, _COPIES * weights)
         return max(1, min(16, int(most)) - 1)
+
+    def _make_room(self, keys: Collection[str]) -> None:
+        """Drops builds, so that those of ``keys`` fit into memory next to those to keep."""
+        others = [key for key in self.keep if key in self._slots and key not in keys]
+        kept = {BASELINE, *keys, *others[: max(0, self._group_size() - len(keys))]}
+        dropped = sorted(self._slots - kept)
+        if dropped and self._worker.starts == self._start_of_slots:
+            with suppress(WorkerFailure):  # a worker that ended holds nothing
+                self._worker.request("drop", self.measurement.run_timeout_s, slots=dropped)
+        self._slots &= kept
 
     def _empty_rows(self, trials: Sequence[VariantRun]) -> list[Measurement]:
         fields = [{**self._pipeline["config"], **trial.pipeline} for trial in trials]
@@ -221,6 +283,7 @@ class PairedProfiler(Profiler):
         """Builds and times rows interleaved; one by one where one of them ends the worker."""
         done: dict[int, Measurement] = {}
         built: list[int] = []
+        self._make_room([row.config_key for row in rows.values()])
         for i, row in rows.items():
             try:
                 self._build(row)
@@ -251,10 +314,11 @@ class PairedProfiler(Profiler):
     def _build_baseline(self) -> None:
         """Builds the baseline unless the worker holds it."""
         self._worker.start()  # another one, where the last was lost
-        if self._slots and self._worker.starts == self._start_of_slots:
+        if self._worker.starts != self._start_of_slots:
+            self._describe()
+            self._slots, self._start_of_slots = set(), self._worker.starts
+        if BASELINE in self._slots:
             return
-        self._describe()
-        self._slots, self._start_of_slots = set(), self._worker.starts
         try:
             self._build_slot(BASELINE, self._pipeline["config"])
         except WorkerFailure as failure:
@@ -272,8 +336,7 @@ class PairedProfiler(Profiler):
     ) -> dict[int, Measurement]:
         slots = [row.config_key for row in rows.values()]
         limit = self.measurement.run_timeout_s * (1 + len(slots))
-        self._slots -= set(slots)
-        options = {"rounds": rounds, "compare": tolerance is not None, "drop": slots}
+        options = {"rounds": rounds, "compare": tolerance is not None}
         with clocked(self.seconds, "runs"):
             response = self._worker.request(
                 "measure_interleaved", limit, slots=[BASELINE, *slots], **options

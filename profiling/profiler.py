@@ -44,7 +44,7 @@ from tvm_costmodel.profiling.sources import FileSource, Source, stored_sources
 from tvm_costmodel.profiling.store.serialization import timing_from_dict
 from tvm_costmodel.profiling.store.staleness import stale_components
 from tvm_costmodel.profiling.store.store import Store
-from tvm_costmodel.profiling.verdicts import fault, verdict_of
+from tvm_costmodel.profiling.verdicts import fault, stored_verdict, verdict_of
 from tvm_costmodel.profiling.worker.client import Worker, WorkerFailure, error_type
 
 logger = logging.getLogger(__name__)
@@ -312,10 +312,14 @@ class Profiler:
 
     def _fault(self, graph_hash: str, graph: OpGraph) -> str:
         """What is wrong with the outputs of the network that was built last."""
-        place = (graph_hash, self.device.name, self._pipeline_key, self._compiler)
-        text = fault(verdict_of(self.store, place, partial(self._compared_outputs, graph)))
+        check = partial(self._compared_outputs, graph)
+        text = fault(verdict_of(self.store, self._place(graph_hash), check))
         self._worker.start()  # another one, where the comparison ended it
         return text
+
+    def _place(self, graph_hash: str) -> tuple[str, str, str, str]:
+        """What the verdict on a network's default build is kept under."""
+        return (graph_hash, self.device.name, self._pipeline_key, self._compiler)
 
     def _compared_outputs(self, graph: OpGraph, slot: str = "") -> dict[str, Any]:
         """The worker's verdict on the build that was made last, or is held under a name."""
@@ -326,6 +330,9 @@ class Profiler:
         """The stored row of a graph hash, or of a source without one, unless to be retried."""
         row = self._usable(self._key(place))
         if row is None or (row.status != "ok" and self._retry_failed):
+            return None
+        compared = not self._check_outputs or row.status != "ok"
+        if not compared and stored_verdict(self.store, self._place(row.graph_hash)) is None:
             return None
         return replace(result_of(row), family=source.family, reused=True)
 

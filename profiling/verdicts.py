@@ -16,34 +16,45 @@ from tvm_costmodel.profiling.worker.client import WorkerFailure
 
 logger = logging.getLogger(__name__)
 
+Place = tuple[str, str, str, str]
+"""The graph's hash, device, key of the pipeline and name of the compiler."""
+
 
 def verdict_of(
     store: Store,
-    place: tuple[str, str, str, str],
+    place: Place,
     check: Callable[[], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
     """The stored verdict, or a new one, which is stored.
 
     Args:
         store: The store.
-        place: The graph's hash, device, key of the pipeline and name of the compiler.
+        place: The build that is meant.
         check: Asks the worker for a verdict; its failure leaves none.
 
     Returns:
         See `tvm_costmodel.profiling.worker.output_check.check_outputs`.
     """
-    key = content_key("outputs", *place, dict(versions(place[-1])))
-    verdict: Mapping[str, Any] | None = store.tuned(key)
+    verdict = stored_verdict(store, place)
     if verdict is None:
         try:
             verdict = check()
         except WorkerFailure as failure:
             logger.warning("outputs are not compared with another engine's: %s", failure)
             return {"reference": "", "equal": True}
-        store.put_tuned(key, verdict)
+        store.put_tuned(_key(place), verdict)
     if not verdict["reference"]:
         logger.info("there is no engine to compare outputs with")
     return verdict
+
+
+def stored_verdict(store: Store, place: Place) -> Mapping[str, Any] | None:
+    """The verdict that the store has; None where the network was not compared yet."""
+    return store.tuned(_key(place))
+
+
+def _key(place: Place) -> str:
+    return content_key("outputs", *place, dict(versions(place[-1])))
 
 
 def fault(verdict: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs every check: ruff, mypy, pytest. Arguments go to pytest (`--slow` for all).
+# Two files of tests run at a time; TEST_WORKERS=N changes that.
 # Where there is a Python 3.10, it also sets up .venv-relay, whose TVM has Relay, and runs
 # tests/relay there; elsewhere those tests skip by name.
 set -euo pipefail
@@ -16,7 +17,7 @@ fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 PYTHON=$("$python" -c "import sys; print(sys.executable)") bash scripts/typecheck.sh
-"$python" -m pytest "$@"
+"$python" -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 # Arguments that choose tests chose them above.
 if [ -n "$relay" ] && { [ $# = 0 ] || [ "$*" = --slow ]; }; then
   echo "the tests of Relay, in its own environment:" >&2

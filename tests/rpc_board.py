@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -50,6 +52,11 @@ def board(key: str, server: str = "tvm.exec.rpc_server") -> Iterator[str]:
     port, server_port = free_port(), free_port()
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     quiet["start_new_session"] = True
+    folder = tempfile.TemporaryDirectory()
+    # TVM imports torch where it can, which takes seconds in each of the board's programs.
+    (Path(folder.name) / "torch.py").write_text("raise ImportError\n")
+    path = os.environ.get("PYTHONPATH")
+    quiet["env"] = os.environ | {"PYTHONPATH": ":".join(filter(None, (folder.name, path)))}
     python, host = [sys.executable, "-m"], ["--host", "127.0.0.1"]
     ends = ["--port", str(port), "--port-end", str(port + 1)]
     children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
@@ -64,3 +71,4 @@ def board(key: str, server: str = "tvm.exec.rpc_server") -> Iterator[str]:
         for child in children:
             os.killpg(child.pid, 9)
             child.wait()
+        folder.cleanup()

@@ -20,7 +20,8 @@ LINKED = ("models", "profiling")
 """Folders at the top level that links put into the package."""
 
 HEAVY = ("tvm", "torch", "xgboost", "onnx", "onnxruntime", "scipy", "sqlite3", "safetensors")
-COMMON = ("errors", "atomic_files", "bounded_reading", "isolation")
+COMMON = ("errors", "atomic_files", "bounded_reading", "isolation", "confinement")
+COMMON += ("gaussian_process", "json_config", "processor", "user_cache")
 """Modules that every room may import."""
 MOST_FILES = 20
 """Most Python files of one folder, its ``__init__.py`` left out."""
@@ -67,6 +68,13 @@ RULES: Mapping[str, Rule] = {
     "atomic_files": Rule(never=HEAVY),
     "bounded_reading": Rule(never=HEAVY),
     "isolation": Rule(never=HEAVY),
+    "processor": Rule(never=HEAVY),
+    "user_cache": Rule(never=HEAVY),
+    "confinement": Rule(never=HEAVY),
+    "json_config": Rule(never=HEAVY),
+    "gaussian_process": Rule(
+        never=tuple(name for name in HEAVY if name != "scipy"), lazily=("scipy",)
+    ),
     "tvm_version": Rule(never=HEAVY[1:], lazily=("tvm",)),
     "ops": Rule(never=HEAVY),
     "graph": Rule(("ops",), never=HEAVY),

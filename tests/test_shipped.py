@@ -12,6 +12,7 @@ from tvm_costmodel.frontends import load_model
 from tvm_costmodel.models import ZOO
 from tvm_costmodel.predictors.checkpoint import read_export
 from tvm_costmodel.predictors.loading import checkpoint_path, load_predictor, zoo
+from tvm_costmodel.profiling.devices import machine_name
 from tvm_costmodel.profiling.label_files.networks import read_labels
 from tvm_costmodel.profiling.label_files.variants import read_variants
 from tvm_costmodel.profiling.workloads import FAMILIES
@@ -22,9 +23,9 @@ from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
 FOLDER = Path(__file__).parents[1] / "profiling" / "labels"
-LABELS = FOLDER / "cpu-x86-avx512.jsonl.xz"
-VARIANTS = FOLDER / "cpu-x86-avx512-variants.jsonl.xz"
-RELAY_VARIANTS = FOLDER / "cpu-x86-avx512-relay-variants.jsonl.xz"
+LABELS = FOLDER / "cpu-amd-zen5.jsonl.xz"
+VARIANTS = FOLDER / "cpu-amd-zen5-variants.jsonl.xz"
+RELAY_VARIANTS = FOLDER / "cpu-amd-zen5-relay-variants.jsonl.xz"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,16 @@ def test_labels_cover_every_family(labels: LabelledGraphs) -> None:
     assert set(labels.families) == set(FAMILIES)
     assert len(set(labels.hashes)) == len(labels)
     assert not any(graph.unknown_ops for graph in labels.graphs)
+
+
+def test_labels_and_cards_say_which_processor_they_are_of(labels: LabelledGraphs) -> None:
+    cpu = {"vendor_id": "AuthenticAMD", "cpu family": "26", "model": "2"}
+    cards = [entry.card for entry in zoo(ZOO)]
+    for machine in (labels.machine, *(card["machine"] for card in cards)):
+        assert cpu.items() <= machine["cpu"].items()
+        assert machine_name(machine["cpu"]) == "cpu-amd-zen5" == labels.device
+        assert 1.5e-3 < machine["reference_s"] < 1.8e-3
+    assert {card["device"] for card in cards} == {"cpu-amd-zen5", "cpu-amd-zen5-relay"}
 
 
 def test_labels_were_made_by_this_pipeline(labels: LabelledGraphs) -> None:
@@ -58,28 +69,28 @@ def test_variants_belong_to_the_labels_and_the_kernel_former_to_both(
 ) -> None:
     variants = read_variants(VARIANTS, keep_stale=True)
     assert (variants.device, variants.pipeline_key) == (labels.device, labels.pipeline_key)
-    assert len(variants) >= 300 and {group.family for group in variants.groups} == set(FAMILIES)
-    assert all(len(group.good) == 7 for group in variants.groups)
+    assert len(variants) >= 300 and {group.family for group in variants.records} == set(FAMILIES)
+    assert all(len(group.good_variants) == 7 for group in variants.records)
     card = next(entry.card for entry in zoo() if entry.predictor == "kernel_former")
     assert card["training_set"] == f"{variants.hash[:16]}+{labels.hash}"
     # the decisions of today's space are those that were measured
-    for group in variants.groups[::25]:
+    for group in variants.records[::25]:
         space = DecisionSpace.for_graph(group.graph, LABEL_TOLERANCE)
-        for variant in group.good:
+        for variant in group.good_variants:
             space.check(Candidate.from_dict(variant.decisions))
 
 
 def test_labels_of_relay_are_600_and_the_predictor_learned_from_them() -> None:
     variants = read_variants(RELAY_VARIANTS, keep_stale=True)
-    assert variants.device == "cpu-x86-avx512-relay"
+    assert variants.device == "cpu-amd-zen5-relay"
     defaults = len(variants)  # the default build of each network is a label too
-    assert defaults + sum(len(group.good) for group in variants.groups) >= 600
+    assert defaults + sum(len(group.good_variants) for group in variants.records) >= 600
     (card,) = [entry.card for entry in zoo() if entry.predictor == "relay_kernel_former"]
     assert card["training_set"] == variants.hash[:16] and card["device"] == variants.device
     assert card["started_from"]["predictor"] == "kernel_former"
-    for group in variants.groups[::25]:
+    for group in variants.records[::25]:
         space = DecisionSpace.for_graph(group.graph, LABEL_TOLERANCE, compiler="relay")
-        for variant in group.good:
+        for variant in group.good_variants:
             space.check(Candidate.from_dict(variant.decisions))
 
 
@@ -87,7 +98,7 @@ def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> N
     """Measured on this device: VGG-19 is about twice as fast with Winograd everywhere."""
     graph = load_model(str(onnx_network_path("vgg19"))).graph
     space = DecisionSpace.for_graph(graph)
-    scorer = scorer_for(load_predictor("cpu-x86-avx512/kernel_former"), space)
+    scorer = scorer_for(load_predictor("cpu-amd-zen5/kernel_former"), space)
     (best,) = scorer.best_values([space.default])
     slow = Candidate.of({(NETWORK, "layout"): "NCHW"})
     default, winograd, channels_first = scorer.score([space.default, best, slow]).latency_s
@@ -99,9 +110,9 @@ def test_the_kernel_former_takes_winograd_for_vgg_and_keeps_channels_last() -> N
 @pytest.mark.parametrize(
     "predictor",
     [
-        "cpu-x86-avx512/roofline_former",
-        "cpu-x86-avx512/kernel_former",
-        "cpu-x86-avx512-relay/relay_kernel_former",
+        "cpu-amd-zen5/roofline_former",
+        "cpu-amd-zen5/kernel_former",
+        "cpu-amd-zen5-relay/relay_kernel_former",
     ],
 )
 def test_defaults_of_predict_and_tune_ship_with_their_networks_in_onnx(predictor: str) -> None:
@@ -109,7 +120,7 @@ def test_defaults_of_predict_and_tune_ship_with_their_networks_in_onnx(predictor
     export = read_export(ZOO / predictor)  # checked against the weights there
     assert export.origin["opset"] == 18 and export.origin["largest_difference"] <= 1e-5
     assert len(export.content) < 4e6
-    assert checkpoint_path("cpu-x86-avx512") == ZOO / "cpu-x86-avx512" / "roofline_former"
+    assert checkpoint_path("cpu-amd-zen5") == ZOO / "cpu-amd-zen5" / "roofline_former"
 
 
 @pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])
@@ -117,7 +128,7 @@ def test_shipped_predictors_rank_real_networks(predictor: str) -> None:
     """Measured on this device: ShuffleNet 1.6 ms, SqueezeNet 3.2 ms, ResNet-50 37 ms."""
     names = ("shufflenet", "squeezenet", "resnet50")
     graphs = [load_model(str(onnx_network_path(name))).graph for name in names]
-    estimates = load_predictor(f"cpu-x86-avx512/{predictor}").predict(graphs)
+    estimates = load_predictor(f"cpu-amd-zen5/{predictor}").predict(graphs)
     latencies = [estimate.latency_s for estimate in estimates]
     assert latencies == sorted(latencies)
     for estimate, measured_ms in zip(estimates, (1.6, 3.2, 37.0), strict=True):

@@ -21,7 +21,7 @@ from tvm_costmodel.predictors.registry import EXPORTED
 pytest.importorskip("onnxruntime")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-DEVICE = "cpu-x86-avx512"
+DEVICE = "cpu-amd-zen5"
 RESNET50 = resnet_graph()
 
 

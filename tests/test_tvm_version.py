@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,65 @@ def test_the_other_way_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         tvm_version.require_relax()
     with pytest.raises(MissingDependencyError, match="none is here"):
         tvm_version.require_relay()
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "warning"),
+    [
+        ("apache-tvm 0.26.0", "0.26.0, and this package needs 0.27 .tested with 0.27.0 and", ""),
+        ("TVM 0.25.dev7 in /src/tvm", "0.25.dev7 .* pip install apache-tvm==0.27", ""),
+        ("apache-tvm 0.27.1", "", ""),
+        (
+            "apache-tvm 0.28.0",
+            "",
+            "0.28.0 is not known to work: tested with 0.27.0 and 0.27.0.post1",
+        ),
+        ("the TVM in /src/tvm", "", ""),
+    ],
+)
+def test_versions_are_checked_when_tvm_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found, error, warning
+) -> None:
+    tvm_version._require_known_version.cache_clear()
+    monkeypatch.setattr(tvm_version, "installed", lambda: found)
+    if error:
+        with pytest.raises(MissingDependencyError, match=error):
+            tvm_version.require_relax()
+    else:
+        tvm_version.require_relax()
+        tvm_version.require_relax()
+    assert caplog.text.count("is not known to work") == bool(warning) and warning in caplog.text
+    assert tvm_version.is_tested() is not bool(error or warning)
+    tvm_version._require_known_version.cache_clear()
+
+
+def test_a_version_built_from_source_is_read_from_its_files(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tvm_version, "_DISTRIBUTIONS", ())
+    monkeypatch.setattr(tvm_version, "_folder", lambda: tmp_path)
+    assert tvm_version.version() is None
+    (tmp_path / "libinfo.py").write_text('x = 1\n__version__ = "0.28.dev0"\n')
+    assert tvm_version.version() == (0, 28)
+
+
+def test_a_broken_installation_is_one_line(tmp_path: Path) -> None:
+    package = tmp_path / "tvm"
+    for folder in (package, package / "relax"):
+        folder.mkdir()
+        (folder / "__init__.py").write_text("raise OSError('libtvm.so: cannot open')")
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"\x08\x08")
+    argv = ["tune", str(model), "--predictor", "random", "-o", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tvm_costmodel", *argv],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be used (OSError: libtvm.so: cannot open)" in done.stderr
+    assert "pip install --force-reinstall apache-tvm==" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 LEAN = """

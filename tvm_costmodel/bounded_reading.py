@@ -11,7 +11,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -138,6 +138,37 @@ def require_types(record: Mapping[str, Any], types: Mapping[str, type | tuple[ty
         if not isinstance(value, kinds) or is_wrong_bool:
             listed = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{name} is {_short(value)}, not {listed}")
+
+
+def require_sizes(
+    description: Mapping[str, Any], weights: Path, apart: Collection[str] = ()
+) -> None:
+    """Refuses a network that is described as larger than its weights, before it is made.
+
+    Args:
+        description: JSON values from which the network is made.
+        weights: Its weights; other files than safetensors are not looked at.
+        apart: Fields that are no sizes.
+
+    Raises:
+        ValueError: An integer is negative, or larger than every extent and the number of tensors.
+    """
+    if weights.suffix != ".safetensors":
+        return
+    with weights.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = parse_object(stream.read(min(length, MAX_SMALL_BYTES + 1)))
+    shapes = [entry.get("shape", ()) for entry in header.values()]
+    largest = max(len(shapes), *(extent for shape in shapes for extent in shape))
+    waiting = [description]
+    while waiting:
+        for name, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif type(value) is int and name not in apart and not 0 <= value <= largest:
+                raise ValueError(
+                    f"{name} is {value}, and no extent of its weights is over {largest}"
+                )
 
 
 def _short(value: object) -> str:

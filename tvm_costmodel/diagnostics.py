@@ -7,12 +7,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from tvm_costmodel.compilers.registry import installed_compiler
 from tvm_costmodel.errors import CostModelError
-from tvm_costmodel.tvm_version import RELAX_PACKAGE, has_relay, installed
+from tvm_costmodel.tvm_version import (
+    RELAX_PACKAGE,
+    has_relay,
+    installed,
+    is_tested,
+    version_remedy,
+)
+
+if TYPE_CHECKING:
+    from tvm_costmodel.predictors.loading import Estimate
+    from tvm_costmodel.profiling.outcome import SourceResult
 
 FFI_VERSION = "0.1.14.post1"
+_FFI_SERIES = "0.1.14"
 USES = {
     "numpy": "everything",
     "scipy": "train, compare, calibrate, the FLOPs predictor",
@@ -33,6 +45,10 @@ REQUIRED_WITH_RELAY = (
 )
 REQUIRED = ("numpy", "scipy", "torch", "apache-tvm", "onnx", "onnxslim", "xgboost", "safetensors")
 OPTIONAL = ("onnxruntime", "onnxscript", "tabulate")
+
+_MEASURED = 3  # networks, each of another family
+_LEAST_S = 5e-4  # shorter ones say little
+_SLACK = 1.1  # beyond the interval, which nine of ten networks fall into
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,51 @@ def diagnose() -> list[Check]:
     return checks
 
 
+def measured_checks() -> list[Check]:
+    """Builds and times a few labelled networks, and compares the default predictor with them.
+
+    Answers whether a shipped predictor still fits, after another TVM was installed for instance.
+
+    Raises:
+        CostModelError: There is no predictor, or nothing can be measured.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from tvm_costmodel.predictors.checkpoint import read_card
+    from tvm_costmodel.predictors.loading import load_predictor, shipped_default
+    from tvm_costmodel.profiling.label_files.networks import SHIPPED, read_labels
+    from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+    from tvm_costmodel.profiling.profiler import Profiler
+    from tvm_costmodel.profiling.sources import source_from_dict
+
+    predictor = load_predictor()
+    device = read_card(shipped_default())["device"]
+    labels = read_labels(SHIPPED / f"{device}.jsonl.xz", keep_stale=True)  # for the networks alone
+    quick = [r for r in labels.records if r.latency_s > _LEAST_S]
+    by_family = {r.family: r for r in sorted(quick, key=lambda r: -r.latency_s)}
+    chosen = sorted(by_family.values(), key=lambda r: r.latency_s)[:_MEASURED]
+    with tempfile.TemporaryDirectory() as folder:
+        store, brief = Path(folder) / "measurements.db", MeasurementConfig(kernels=False)
+        profiler = Profiler("cpu", store, brief, progress=False)
+        with profiler.store:
+            summary = profiler.run([source_from_dict(r.source) for r in chosen])
+    estimates = predictor.predict([r.graph for r in chosen])
+    return list(map(_compared, estimates, summary.results))
+
+
+def _compared(estimate: Estimate, result: SourceResult) -> Check:
+    name = f"latency of a {result.family}"
+    if result.latency_s is None:
+        return Check(name, False, f"{result.status}: {result.error}", "see the message", False)
+    seconds = (estimate.latency_s, estimate.low_s, estimate.high_s, result.latency_s)
+    ms, low, high, measured = (value * 1e3 for value in seconds)
+    found = f"predicted {ms:.3g} ms ({low:.3g} to {high:.3g}), measured {measured:.3g} ms"
+    fits = low / _SLACK <= measured <= high * _SLACK
+    remedy = "" if fits else "on a quiet machine: tvm-costmodel calibrate"
+    return Check(name, fits, found, remedy, False)
+
+
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     ok = sys.version_info >= (3, 10)
@@ -85,13 +146,15 @@ def _package(name: str, required: bool = True) -> Check:
     version = _version(name)
     wanted = RELAX_PACKAGE if name == "apache-tvm" else name
     remedy = "" if version else f"for {USES[name]}: pip install {wanted}"
+    if version and name == "apache-tvm" and not is_tested():
+        return Check(name, False, version, version_remedy(), required=False)
     return Check(name, version is not None, version or "not installed", remedy, required)
 
 
 def _ffi() -> tuple[bool, str, str]:
     version = _version("apache-tvm-ffi") or "not installed"
     remedy = f"pip install apache-tvm-ffi=={FFI_VERSION} (newer ones crash in tvm.ir.save_json)"
-    return version == FFI_VERSION, version, remedy
+    return version.startswith(_FFI_SERIES), version, remedy
 
 
 def _native() -> tuple[bool, str, str]:
@@ -117,21 +180,20 @@ def _device() -> tuple[bool, str, str]:
 
 
 def _zoo() -> tuple[bool, str, str]:
-    from tvm_costmodel.predictors.loading import load_predictor, zoo
+    from tvm_costmodel.predictors.loading import load_predictor
     from tvm_costmodel.profiling.devices import resolve_device
 
-    device = resolve_device("cpu").name
-    if all(entry.device != device for entry in zoo()):
-        return (
-            False,
-            f"none for {device}",
-            (
-                "measure and train: tvm-costmodel profile --suite default --store my.db; "
-                "tvm-costmodel train --store my.db -o my-model"
-            ),
-        )
-    loaded = load_predictor()
-    return True, f"{loaded.name} for {loaded.device}", ""
+    loaded, device = load_predictor(), resolve_device("cpu").name
+    found = f"{loaded.name} for {loaded.device}"
+    if loaded.device != device:
+        remedy = f"measure a few networks of {device}, in three minutes: tvm-costmodel calibrate"
+        return False, found, remedy
+    learned = loaded.regressor.card.get("machine", {}).get("apache-tvm")
+    here = _version("apache-tvm")
+    if learned and here and learned.split(".")[:2] != here.split(".")[:2]:
+        remedy = "see whether it still fits: tvm-costmodel doctor --measure"
+        return False, f"{found}, learned with TVM {learned}; this is {here}", remedy
+    return True, found, ""
 
 
 def _cores() -> tuple[bool, str, str]:

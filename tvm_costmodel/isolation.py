@@ -8,13 +8,14 @@ network (Landlock, namespaces).
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import logging
 import os
+import re
 import select
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -26,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from tvm_costmodel import errors
+from tvm_costmodel.confinement import forbid_writing, leave_network
 from tvm_costmodel.errors import CostModelError
 
 logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
-_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
-_PR_SET_NO_NEW_PRIVS = 38
-_NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
-# Execute, write, remove, make and truncate, by the version of Landlock's interface; not reading.
-_WRITES = {1: 0x1FF3, 2: 0x3FF3, 3: 0x7FF3}
-_TCP = 0x3
+# Everything else stays out: variables hold keys and passwords.
+_ENVIRONMENT = re.compile(
+    r"PATH|LANG|LC_\w+|TZ|VIRTUAL_ENV|PYTHON(HOME|UTF8)|(DY)?LD_LIBRARY_PATH|LD_PRELOAD"
+    r"|TVM_(HOME|LIBRARY_PATH|USE_RUNTIME_LIB|FFI_\w+)|(OMP|MKL|OPENBLAS|TVM)_NUM_THREADS"
+)
 
 
 class ChildFailure(Exception):
@@ -63,19 +64,26 @@ class Limits:
         return cls(memory_bytes=2 * _GIB + 16 * size, seconds=60.0 + size / 1e6)
 
 
-def in_fork(action: Callable[[], bytes], limits: Limits | None = None) -> bytes:
+def in_fork(
+    action: Callable[[], bytes],
+    limits: Limits | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> bytes:
     """Runs an action in a fork of this process and returns its result.
 
     Args:
         action: Runs in the child, with this process' memory as it is now; what it changes is lost.
         limits: What it may take.
+        meanwhile: Runs in this process at the same time.
 
     Raises:
         CostModelError: The action raised it.
         ChildFailure: The child crashed, took too long or too much memory, or raised another error.
     """
     limits = limits or Limits()
+    meanwhile = meanwhile or (lambda: None)
     if not hasattr(os, "fork"):  # no such thing on Windows
+        meanwhile()
         return action()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -85,8 +93,9 @@ def in_fork(action: Callable[[], bytes], limits: Limits | None = None) -> bytes:
         _serve(action, writing, limits)
     os.close(writing)
     try:
+        meanwhile()
         answer = _read_all(reading, limits.seconds)
-    except ChildFailure:
+    except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
     finally:
@@ -108,15 +117,6 @@ def in_program(module: str, request: Mapping[str, Any], limits: Limits | None = 
         ChildFailure: As for `in_fork`.
     """
     limits = limits or Limits()
-    root = str(Path(__file__).resolve().parent.parent)
-    search = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in search),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),  # is there, so that none is made
-    }
     message = {
         "request": dict(request),
         "memory_bytes": limits.memory_bytes,
@@ -130,12 +130,32 @@ def in_program(module: str, request: Mapping[str, Any], limits: Limits | None = 
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=environment,
+            env=clean_environment(tempfile.gettempdir()),
             timeout=limits.seconds,
         )
     except subprocess.TimeoutExpired:
         raise ChildFailure(f"it did not end within {limits.seconds:.0f} s") from None
     return _result(done.stdout, done.returncode)
+
+
+def clean_environment(folder: str) -> dict[str, str]:
+    """Variables for a program of this package that need not know the user's.
+
+    Args:
+        folder: What it takes for the home and temporary folder.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    search = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    kept = {name: text for name, text in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in search),
+        "PYTHONUSERBASE": site.getuserbase(),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HOME": folder,
+        "TMPDIR": folder,
+        "TORCHINDUCTOR_CACHE_DIR": folder,  # is there, so that none is made
+    }
 
 
 def answer_request(
@@ -155,38 +175,6 @@ def answer_request(
     prepare()
     limits = Limits(message["memory_bytes"], message["seconds"], message["files"])
     _serve(lambda: answer(message["request"]), writing, limits)
-
-
-def leave_network() -> bool:
-    """Moves this process into a network without interfaces; whether the system let it."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        return bool(libc.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) == 0)
-    except (OSError, AttributeError):
-        return False
-
-
-def forbid_writing() -> bool:
-    """Lets this thread write no file, start no program and open no TCP connection (Landlock).
-
-    Returns:
-        Whether the kernel offers it.
-    """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    if version < 1:
-        return False
-    rules = (ctypes.c_uint64 * 2)(_WRITES[min(version, 3)], _TCP if version >= 4 else 0)
-    size = ctypes.c_size_t(16 if version >= 4 else 8)
-    ruleset = libc.syscall(_SYS_LANDLOCK_CREATE, rules, size, ctypes.c_uint32(0))
-    if ruleset < 0:
-        return False
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    done = libc.syscall(_SYS_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    os.close(ruleset)
-    return bool(done == 0)
 
 
 def _serve(action: Callable[[], bytes], writing: int, limits: Limits) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -18,8 +20,13 @@ from types import ModuleType
 
 from tvm_costmodel.errors import MissingDependencyError
 
+logger = logging.getLogger(__name__)
+
 RELAY_PACKAGE = "hhb-tvm==3.2.3"
 RELAX_PACKAGE = "apache-tvm==0.27.0.post1"
+_OLDEST, _NEWER = (0, 27), (0, 28)  # as in pyproject.toml
+_TESTED = "tested with 0.27.0 and 0.27.0.post1"
+_VERSION = r"(?m)^__version__\b.*?=\s*[\"']([^\"']+)[\"']\s*$"
 _DISTRIBUTIONS = ("apache-tvm", "hhb-tvm", "apache-tvm-cu121")
 
 
@@ -56,9 +63,11 @@ def require_relax() -> None:
     """Refuses a TVM with Relay, whose Relax is an older language.
 
     Raises:
-        MissingDependencyError: TVM is not installed, or it is a version with Relay.
+        MissingDependencyError: TVM is not installed, or it is a version with Relay, or one whose
+            Relax has other classes.
     """
     if has_relax():
+        _require_known_version()
         return
     if _folder() is None:
         raise MissingDependencyError(f"this needs TVM: pip install {RELAX_PACKAGE}")
@@ -68,14 +77,69 @@ def require_relax() -> None:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def _require_known_version() -> None:
+    """Refuses a TVM that is too old, and warns once of one that nothing was tested with."""
+    found = version()
+    if found is not None and found < _OLDEST:
+        raise MissingDependencyError(
+            f"this environment has {installed()}, and this package needs 0.27 ({_TESTED}): "
+            f"pip install {RELAX_PACKAGE}"
+        )
+    if found is not None and found >= _NEWER:
+        logger.warning("%s is not known to work: %s", installed(), version_remedy())
+
+
+def version() -> tuple[int, int] | None:
+    """The installed TVM's major and minor version; None where nothing says it."""
+    match = re.search(r"(\d+)\.(\d+)", installed())
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def is_tested() -> bool:
+    """Whether the installed TVM is one that this package was tested with, as far as is known."""
+    found = version()
+    return found is None or has_relay() or _OLDEST <= found < _NEWER
+
+
+def version_remedy() -> str:
+    """What to do where the installed TVM is not a tested one."""
+    return (
+        f"{_TESTED}; check it with `tvm-costmodel doctor --measure`, and where something fails "
+        f"pip install {RELAX_PACKAGE}"
+    )
+
+
+def broken(error: BaseException) -> MissingDependencyError:
+    """The error of a TVM that is installed but does not import, or lacks what is taken from it."""
+    reason = " ".join(str(error).split())[:160]
+    return MissingDependencyError(
+        f"{installed()} cannot be used ({type(error).__name__}: {reason}); {_TESTED}: "
+        f"pip install --force-reinstall {RELAX_PACKAGE} apache-tvm-ffi==0.1.14.post1"
+    )
+
+
 def installed() -> str:
     """The installed TVM's distribution and version, such as ``hhb-tvm 3.2.3``."""
+    folder = _folder()
+    own = _version_in(folder) if folder is not None else None
     for name in _DISTRIBUTIONS:
         try:
-            return f"{name} {metadata.version(name)}"
+            found = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return f"the TVM in {_folder()}"
+        if name != "apache-tvm" or own in (None, found):  # else another one is imported
+            return f"{name} {found}"
+    return f"TVM {own} in {folder}" if own else f"the TVM in {folder}"
+
+
+def _version_in(folder: Path) -> str | None:
+    """The version that the files of a TVM say, built from source for instance."""
+    for file in (folder / "_version.py", folder / "libinfo.py"):
+        match = re.search(_VERSION, file.read_text()) if file.is_file() else None
+        if match:
+            return match[1]
+    return None
 
 
 def _has(part: str) -> bool:
@@ -116,6 +180,10 @@ class _WithoutTorch(MetaPathFinder):
         sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed", to TVM
         try:
             execute(module)
+        except (ModuleNotFoundError, MissingDependencyError):
+            raise
+        except Exception as error:  # a missing library, another tvm-ffi, a half installation
+            raise broken(error) from error
         finally:
             del sys.modules["torch"]
 

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ _SKIPPED = (
     *("TfIdf", "LabelEnc", "Array", "ImageDecoder"),
 )
 _SECONDS = 180
+_BATCH = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +100,38 @@ def outcome_of(case: Any) -> Outcome:
         return Outcome(case.name, "unclear", f"{type(error).__name__}: {error}"[:300])
 
 
-def forked_outcome(case: Any) -> Outcome:
-    """`outcome_of` in a child of this process, since a compiler may crash or hang."""
+def forked_outcomes(cases: Iterable[Any]) -> Iterator[Outcome]:
+    """`outcome_of` each test, in children of this process, since a compiler may crash or hang.
+
+    A child takes a batch of them; where it dies, the next one goes on behind the test that it died
+    of.
+    """
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(False)
-    child = context.Process(target=_send, args=(case, there))
-    child.start()
-    there.close()
-    try:
-        outcome = here.recv() if here.poll(_SECONDS) else None
-    except EOFError:
-        outcome = None
-    if outcome is None:
-        child.kill()
-    child.join()
-    return outcome or Outcome(case.name, "unclear", f"crash or hang, exit code {child.exitcode}")
+    waiting = list(cases)
+    while waiting:
+        here, there = context.Pipe(False)
+        child = context.Process(target=_send, args=(waiting[:_BATCH], there))
+        child.start()
+        there.close()
+        for case in waiting[:_BATCH]:
+            del waiting[0]
+            try:
+                outcome = here.recv() if here.poll(_SECONDS) else None
+            except EOFError:
+                outcome = None
+            if outcome is None:
+                child.kill()
+                child.join()
+                yield Outcome(case.name, "unclear", f"crash or hang, exit code {child.exitcode}")
+                break
+            yield outcome
+        child.join()
 
 
-def _send(case: Any, pipe: Any) -> None:
+def _send(cases: Sequence[Any], pipe: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    pipe.send(outcome_of(case))
+    for case in cases:
+        pipe.send(outcome_of(case))
 
 
 def _array(value: Any) -> np.ndarray:

@@ -29,11 +29,12 @@ from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.predictors.loading import Predictor, load_predictor
 from tvm_costmodel.predictors.registry import REGISTRY
 from tvm_costmodel.profiling.label_files.networks import read_labels
-from tvm_costmodel.profiling.label_files.variants import VariantSet, read_variants
+from tvm_costmodel.profiling.label_files.selection import LabelSet
+from tvm_costmodel.profiling.label_files.variants import read_variants
 from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.metrics import evaluate
-from tvm_costmodel.tuning.learning.variant_dataset import TunedLabels
-from tvm_costmodel.tuning.learning.variant_metrics import decision_metrics
+from tvm_costmodel.training.variant_metrics import decision_metrics
+from tvm_costmodel.tuning.learning.variant_dataset import labels_of_variants
 
 CHOICES = (1, 8)
 COLUMNS = (
@@ -68,7 +69,7 @@ class Errors:
         return (self.mape, self.ratio_error, self.kendall_tau, *self.regret)
 
 
-def errors(predicted: np.ndarray, labels: TunedLabels) -> Errors:
+def errors(predicted: np.ndarray, labels: LabelledGraphs) -> Errors:
     """Errors of predictions, seconds [G], for labelled variants."""
     within = decision_metrics(predicted, labels)
     absolute = evaluate(predicted, labels.latency_s).mape
@@ -76,7 +77,7 @@ def errors(predicted: np.ndarray, labels: TunedLabels) -> Errors:
     return Errors(within.networks, absolute, within.ratio_error, within.kendall_tau, regret)
 
 
-def regret_of(predicted: np.ndarray, labels: TunedLabels, count: int) -> float:
+def regret_of(predicted: np.ndarray, labels: LabelledGraphs, count: int) -> float:
     """Mean over networks of how much slower the best of ``count`` choices is, per cent."""
     networks = np.array(labels.networks)
     regrets = []
@@ -89,20 +90,18 @@ def regret_of(predicted: np.ndarray, labels: TunedLabels, count: int) -> float:
     return float(np.mean(regrets)) if regrets else float("nan")
 
 
-def tested(predictor: Predictor, variants: VariantSet, labels: LabelledGraphs | None) -> Errors:
+def tested(predictor: Predictor, variants: LabelSet, labels: LabelledGraphs | None) -> Errors:
     """Errors on the networks that a checkpoint's own training held out.
 
     Raises:
         ConfigError: The checkpoint was trained on something else.
     """
-    card = predictor.regressor.card
-    trained_on = variants.hash[:16] + (f"+{labels.hash}" if labels else "")
-    if card.get("training_set") != trained_on:
+    card, tuned = predictor.regressor.card, labels_of_variants(variants, labels)
+    if card.get("training_set") != tuned.hash:
         raise ConfigError(
-            f"{predictor.name} was trained on {card.get('training_set')}, this is {trained_on}; "
+            f"{predictor.name} was trained on {card.get('training_set')}, this is {tuned.hash}; "
             "give the files of --variants and --labels that it was trained with"
         )
-    tuned = TunedLabels.of(variants, labels)
     test = tuned.subset(tuned.split(int(card["split_seed"])).test)
     return errors(predictor.regressor.predict(test.graphs), test)
 
@@ -126,17 +125,17 @@ def line(name: str, by_seed: Sequence[Errors]) -> list[object]:
     return cells
 
 
-def held_out(path: str) -> TunedLabels:
+def held_out(path: str) -> LabelledGraphs:
     """Labels of networks that nothing was trained on.
 
     Raises:
         ConfigError: One of them is labelled in the package.
     """
     variants = read_variants(path)
-    known = labelled_hashes() & {group.graph_hash for group in variants.groups}
+    known = labelled_hashes() & {record.graph_hash for record in variants.records}
     if known:
         raise ConfigError(f"{len(known)} networks of {path} are among the package's labels")
-    return TunedLabels.of(variants)
+    return labels_of_variants(variants)
 
 
 def main() -> None:

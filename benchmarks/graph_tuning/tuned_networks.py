@@ -113,11 +113,12 @@ def torch_network(name: str) -> tuple[nn.Module, tuple[int, ...]] | None:
     maker = {**TORCH_NETWORKS, **QUICK_NETWORKS}.get(name)
     if maker is None:
         return None
-    torch.manual_seed(0)
-    network, shape = maker()
-    for norm in (m for m in network.modules() if isinstance(m, nn.LayerNorm)):
-        nn.init.normal_(norm.weight, 1.0, 0.1)  # equal weights would be exported as one
-        nn.init.normal_(norm.bias, 0.0, 0.1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, shape = maker()
+        for norm in (m for m in network.modules() if isinstance(m, nn.LayerNorm)):
+            nn.init.normal_(norm.weight, 1.0, 0.1)  # equal weights would be exported as one
+            nn.init.normal_(norm.bias, 0.0, 0.1)
     return network.eval(), shape
 
 

@@ -24,6 +24,9 @@ from benchmarks import results_file
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "profile_device.py"
 
+_MOST_TO_END_S = 30.0
+"""Longest that a worker takes to end after its profiler, on a busy machine."""
+
 Row = tuple[str, str, float | None, str]
 """(key, status, latency in seconds, time of measuring)"""
 
@@ -109,8 +112,10 @@ def _run_and_kill(command: Sequence[str], store: Path, pause: float, rows: int) 
     workers = children_of(child.pid) if child.poll() is None else []
     child.send_signal(signal.SIGKILL)
     child.wait()
-    time.sleep(0.5)
-    return sum(_is_alive(worker) for worker in workers)
+    deadline = time.monotonic() + _MOST_TO_END_S
+    while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return sum(map(_is_alive, workers))
 
 
 def _is_alive(pid: int) -> bool:

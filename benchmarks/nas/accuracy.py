@@ -98,10 +98,11 @@ def run_networks(
     cells = CellArrays(benchmark.cells, benchmark.operations, device)
     training = build_ensemble(
         model, recipe, cells, benchmark.accuracy / 100, [d.train for d in chosen], chosen[0].seed
-    ).run()
+    )
+    training.run()
     seconds = (time.perf_counter() - started) / len(chosen)
     predicted = training.predict(np.arange(len(benchmark.cells)))
-    steps = training.total
+    steps = training.steps_per_epoch
     del training
     if device == "cuda":
         torch.cuda.empty_cache()  # the next training may be in another process

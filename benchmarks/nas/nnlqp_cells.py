@@ -25,6 +25,7 @@ from tabulate import tabulate
 
 from benchmarks import results_file
 from tvm_costmodel.datasets.nnlqp import NnlqpCell, read_nnlqp_cells
+from tvm_costmodel.gaussian_process import Factored
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.nas.cell_features import live_operations, operation_counts
 from tvm_costmodel.nas.cells import live_nodes
@@ -86,9 +87,9 @@ def linear(columns: np.ndarray, latency_s: np.ndarray, learn: np.ndarray) -> np.
     scaled, target = rows[learn] * weight[:, None], weight * (latency_s[learn] / mean)
     best, predicted_s = np.inf, np.zeros(len(rows))
     for ridge in RIDGES:
-        inverse = np.linalg.inv(scaled.T @ scaled + ridge * np.eye(rows.shape[1]))
-        weights = inverse @ scaled.T @ target
-        leverage = ((scaled @ inverse) * scaled).sum(axis=1)
+        gram = Factored(scaled.T @ scaled + ridge * np.eye(rows.shape[1]))
+        weights = gram.solve(scaled.T @ target)
+        leverage = np.square(gram.whiten(scaled.T)).sum(axis=0)
         error = np.abs((target - scaled @ weights) / (1 - leverage)).mean()
         if error < best:
             best, predicted_s = error, rows @ weights * mean

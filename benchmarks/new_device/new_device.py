@@ -26,6 +26,7 @@ from tabulate import tabulate
 
 from benchmarks import results_file
 from tvm_costmodel.datasets.nasbench201 import Cell201, read_nasbench201
+from tvm_costmodel.gaussian_process import ridge
 from tvm_costmodel.nas.cell_features import live_operations, operation_counts
 from tvm_costmodel.nas.cells import nasbench201_cell
 from tvm_costmodel.nas.macro_networks import nasbench201_network
@@ -139,8 +140,7 @@ def ridge_alone(bench: Bench, at: np.ndarray, latency_s: np.ndarray) -> np.ndarr
     """Ridge on the operation counts of the measured cells."""
     rows = np.concatenate([bench.counts, np.ones((len(bench.counts), 1))], axis=1)
     measured, mean = rows[at], latency_s.mean()
-    gram = measured.T @ measured + 0.1 * np.eye(rows.shape[1])
-    return mean + rows @ np.linalg.solve(gram, measured.T @ (latency_s - mean))
+    return mean + rows @ ridge(measured, latency_s - mean, 0.1)
 
 
 def trees_alone(bench: Bench, at: np.ndarray, latency_s: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from tvm_costmodel.transfer.active_learning import STRATEGIES
 from tvm_costmodel.transfer.calibration import calibrate, choose_networks, leave_one_out
 from tvm_costmodel.transfer.workflow import learned_networks
 
-DEVICE, BOARD = "cpu-x86-avx512", "board"
+DEVICE, BOARD = "cpu-amd-zen5", "board"
 TIMES, BYTES_PER_S = 3.0, 4e9
 COUNTS = (5, 10, 20, 50)
 HEAD = ("predictor", "measured", "strategy", "one factor", "calibrated", "leave-one-out", "covered")

@@ -10,7 +10,7 @@ error) but for NAR-Former's learning rate, and train for as many epochs as ``--s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def run_networks(
         arrays: The encoded bench, see `nnmeter_encoding.Encoded`.
         name: A name in `NETWORKS`.
         splits: Each with the seed of its weights.
-        settings: Fields of `TrainingConfig` to change, and ``bfloat16``.
+        settings: Fields of `TrainingConfig` to change.
         device: ``cpu`` or ``cuda``.
 
     Returns:
@@ -119,10 +119,10 @@ def run_networks(
     """
     torch.set_float32_matmul_precision("high")
     kind, latency = NETWORKS[name], arrays["latency_ms"]
-    recipe_fields = [field.name for field in fields(TrainingConfig)]
-    require_known(settings, [*recipe_fields, "bfloat16"], f"{name} does not take these settings")
-    recipe = TrainingConfig(unit="power_law", learning_rate=kind.learning_rate)
-    recipe = replace(recipe, **{k: v for k, v in settings.items() if k in recipe_fields})
+    names = [field.name for field in fields(TrainingConfig)]
+    require_known(settings, names, f"{name} does not take these settings")
+    usual = {"learning_rate": kind.learning_rate, "bfloat16": device != "cpu", "patience": None}
+    recipe = TrainingConfig(**{**usual, **settings})
     networks = [_network(kind, seed, latency.shape[1]) for seed, _ in splits]
     unit = np.array([_unit_ms(arrays, split) for _, split in splits])  # [M, G, P]
     tokens = TokenSet(token_arrays(arrays, name), device, is_directed(networks[0]))
@@ -135,7 +135,6 @@ def run_networks(
         np.array([np.isin(every, split.train) for _, split in splits]),
         np.array([np.isin(every, split.validation) for _, split in splits]),
         -(-recipe.batch_size // _TOGETHER[torch.device(device).type]),
-        bool(settings.get("bfloat16", device != "cpu")),
     )
     progress = trainer.run()
     print(f"{name}: best epochs {progress.best_epoch.tolist()}, validation MAPE ", end="")
@@ -147,8 +146,9 @@ def run_networks(
 
 
 def _network(kind: PublishedNetwork, seed: int, devices: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return kind.build(devices)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.build(devices)
 
 
 def _unit_ms(arrays: Mapping[str, np.ndarray], split: Split) -> np.ndarray:

@@ -12,24 +12,23 @@ largest, ``P`` answers of a network (devices).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from tqdm import tqdm
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
+from tvm_costmodel.models.layers import PaddedNetwork
 from tvm_costmodel.predictors.token_networks import best_constant
 from tvm_costmodel.tokenizer import TokenArrays
 from tvm_costmodel.tokenizer.batching import distinct_tokens
-from tvm_costmodel.training.early_stopping import EnsembleProgress, validation_errors
-from tvm_costmodel.training.losses import LOSSES, require_finite
+from tvm_costmodel.training.early_stopping import validation_errors
+from tvm_costmodel.training.losses import LOSSES
 from tvm_costmodel.training.trainer import TrainingConfig
-from tvm_costmodel.training.vmap_ensemble import VmapEnsemble
+from tvm_costmodel.training.training_loop import TrainingLoop, in_batches
 
 
 class TokenSet:
@@ -92,18 +91,17 @@ class TokenSet:
         return tokens, adjacency.contiguous(), mask, self._static[at]
 
 
-class PaddedEnsemble:
+class PaddedEnsemble(TrainingLoop):
     """Trains an ensemble and keeps the weights of each member's best epoch.
 
     Args:
         networks: The members, of one configuration; trained in place.
-        config: The recipe; ``patience``, ``unit`` and ``share`` are not read.
+        config: The recipe; ``unit`` and ``share`` are not read.
         graphs: All graphs.
         labels: [M, G, P] in the networks' output unit, NaN where not measured.
         train: bool [M, G], the graphs that each member learns from.
         validation: bool [M, G], the graphs that choose each member's epoch.
         parts: Number of parts of similar length that a step's graphs are padded in.
-        bfloat16: Whether matmuls run in bfloat16 in training.
 
     Raises:
         ConfigError: A member has no label to learn from, or none to choose its epoch by.
@@ -118,10 +116,8 @@ class PaddedEnsemble:
         train: np.ndarray,
         validation: np.ndarray,
         parts: int = 1,
-        bfloat16: bool = False,
     ) -> None:
-        self.config, self.graphs, self.labels = config, graphs, labels
-        self.validation, self.parts, self.bfloat16 = validation, parts, bfloat16
+        self.graphs, self.labels, self.validation, self.parts = graphs, labels, validation, parts
         has_label = np.isfinite(labels)
         for m, sides in enumerate(zip(train, validation, strict=True)):
             if not all(has_label[m][side].any() for side in sides):
@@ -135,97 +131,49 @@ class PaddedEnsemble:
             network.to(graphs.device)
         self._labels = torch.from_numpy(labels).float().to(graphs.device)
         self._train = torch.from_numpy(train).to(graphs.device)
-        self._stack = VmapEnsemble(networks)
-        self.parameters = self._stack.parameters
-        self.optimizer = self._stack.adamw(config.learning_rate, 0.0)
         self._used = np.flatnonzero(train.any(axis=0))
-        self.steps_per_epoch = math.ceil(len(self._used) / config.batch_size)
-        count = len(networks)
-        self.progress = EnsembleProgress(np.zeros(count, int), np.full(count, math.inf))
-        self._best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        super().__init__(networks, config, math.ceil(len(self._used) / config.batch_size))
 
-    def run(self) -> EnsembleProgress:
-        """Trains to the end and restores each member's best weights.
+    def _batches(self, epoch: int) -> Iterator[np.ndarray]:
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self._used)
+        return in_batches(order, self.config.batch_size)
 
-        Raises:
-            ConfigError: The loss is no longer a number.
-        """
-        with tqdm(total=self.config.epochs, unit="epoch", disable=None) as bar:
-            for epoch in range(self.config.epochs):
-                loss = self._run_epoch(epoch)
-                require_finite(loss, epoch + 1, self.config.learning_rate)
-                self._validate(epoch + 1, loss)
-                bar.set_postfix_str(f"best {self.progress.best_error.mean():.2f} %")
-                bar.update()
-        self._stack.restore(self._best)
-        return self.progress
-
-    def _run_epoch(self, epoch: int) -> float:
-        config, losses = self.config, []
-        order = np.random.default_rng([config.seed, epoch]).permutation(self._used)
-        self._stack.skeleton.train()
-        seed_dropout(self._stack.skeleton, config.seed, epoch)
-        for step in range(self.steps_per_epoch):
-            indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-            losses.append(self._step(indices, epoch * self.steps_per_epoch + step))
-        return float(torch.stack(losses).mean())
-
-    def _step(self, indices: np.ndarray, step: int) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._rate(step)
+    def _losses(self, indices: np.ndarray) -> Tensor:
         indices = indices[np.argsort(self.graphs.lengths[indices], kind="stable")]
         at = torch.from_numpy(indices).to(self.graphs.device)
         measured = self._labels[:, at]  # [M, B, P]
         counted = self._train[:, at].unsqueeze(-1) & torch.isfinite(measured)
-        predicted = self._answers(indices, self.parts, self.bfloat16)
+        with self._autocast():
+            predicted = self._answers(indices, self.parts)
         target = torch.where(counted, measured, 1.0)
         predicted = torch.where(counted, predicted, target)  # others weigh nothing
         share = counted.sum((1, 2)).clamp(min=1) / counted[0].numel()
-        losses = vmap(LOSSES[self.config.loss])(predicted, target) / share
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        self._stack.clip_gradients(self.config.clip)
-        self.optimizer.step()
-        return losses.detach().mean()
+        losses: Tensor = vmap(LOSSES[self.config.loss])(predicted, target) / share
+        return losses
 
-    def _answers(self, graphs: np.ndarray, parts: int, bfloat16: bool) -> Tensor:
+    def _answers(self, graphs: np.ndarray, parts: int = 1) -> Tensor:
         """Answers for graphs sorted by length, float32 [M, B, P]."""
-        kind = self.graphs.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
-            split = np.array_split(graphs, min(parts, len(graphs)))
-            answers = [self._forward(self.graphs.batch(part)).float() for part in split]
-        return torch.cat(answers, dim=1).view(len(self._stack), len(graphs), -1)
+        together = self.device.type != "cpu"
+        answers = [
+            self.stack.forward(self.graphs.batch(part), together=together).float()
+            for part in np.array_split(graphs, min(parts, len(graphs)))
+        ]
+        return torch.cat(answers, dim=1).view(len(self.stack), len(graphs), -1)
 
-    def _forward(self, batch: tuple[Tensor, ...]) -> Tensor:
-        if self.graphs.device.type == "cpu" or len(self._stack) == 1:  # one keeps a CPU busy
-            members = range(len(self._stack))
-            return torch.stack([self._stack.call(*self._stack.member(m), batch) for m in members])
-        run = vmap(self._stack.call, in_dims=(0, 0, None), randomness="different")
-        out: Tensor = run(self.parameters, self._stack.buffers, batch)
-        return out
-
-    def _rate(self, step: int) -> float:
-        """Share of the peak rate at a step: linear rise, then linear fall to 0."""
-        total = self.config.epochs * self.steps_per_epoch
-        rise = max(1.0, self.config.warmup * total)
-        return (step + 1) / rise if step < rise else (total - step) / max(1.0, total - rise)
-
-    def _validate(self, epoch: int, loss: float) -> None:
-        """Validates an epoch and keeps the weights of the members that improved."""
+    def _errors(self) -> np.ndarray:
         at = np.flatnonzero(self.validation.any(axis=0))
-        errors = validation_errors(self.predict(at), self.labels[:, at], self.validation[:, at])
-        self.progress.record(epoch, loss, errors, self.parameters, self._best)
+        return validation_errors(self.predict(at), self.labels[:, at], self.validation[:, at])
 
     @torch.no_grad()
     def predict(self, graphs: np.ndarray, chunk: int = 64) -> np.ndarray:
         """Answers with the present weights, float64 [M, len(graphs), P]."""
         order = np.argsort(self.graphs.lengths[graphs], kind="stable")
-        self._stack.skeleton.eval()
+        self.stack.skeleton.eval()
         parts = [
-            self._answers(graphs[order[start : start + chunk]], 1, False).double().cpu().numpy()
+            self._answers(graphs[order[start : start + chunk]]).double().cpu().numpy()
             for start in range(0, len(graphs), chunk)
         ]
-        self._stack.skeleton.train()
+        self.stack.skeleton.train()
         sorted_answers = np.concatenate(parts, axis=1)
         answers = np.empty_like(sorted_answers)
         answers[:, order] = sorted_answers

@@ -27,8 +27,9 @@ from tvm_costmodel.predictors.loading import load_predictor
 from tvm_costmodel.predictors.registry import build_regressor
 from tvm_costmodel.predictors.relay_kernel_former import RelayKernelFormerRegressor
 from tvm_costmodel.profiling.label_files.variants import read_variants
+from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.ensemble_trainer import EnsembleConfig
-from tvm_costmodel.tuning.learning.variant_dataset import TunedLabels
+from tvm_costmodel.tuning.learning.variant_dataset import labels_of_variants
 
 FEW = 50
 EACH = 2
@@ -44,7 +45,9 @@ chooses the epoch. `Relax first` is initialised from the `KernelFormer` that was
 Mean ± standard deviation over seeds."""
 
 
-def few_of(labels: TunedLabels, at: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+def few_of(
+    labels: LabelledGraphs, at: np.ndarray, count: int, rng: np.random.Generator
+) -> list[int]:
     """About ``count`` of the labels ``at`` these indices: networks, each with some variants."""
     chosen: list[int] = []
     networks = np.array(labels.networks)[at]
@@ -57,7 +60,7 @@ def few_of(labels: TunedLabels, at: np.ndarray, count: int, rng: np.random.Gener
     return chosen[:count]
 
 
-def sides_of(labels: TunedLabels, at: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
+def sides_of(labels: LabelledGraphs, at: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
     """Labels to learn from and to choose the epoch by; no network is on both sides."""
     networks = np.unique(np.array(labels.networks)[list(at)])
     drawn = np.random.default_rng(seed).permutation(networks)
@@ -66,13 +69,10 @@ def sides_of(labels: TunedLabels, at: Sequence[int], seed: int) -> tuple[list[in
     return [i for i in at if labels.networks[i] not in held_out], inside
 
 
-def fitted(regressor: Any, labels: TunedLabels, at: Sequence[int], seed: int) -> Any:
+def fitted(regressor: Any, labels: LabelledGraphs, at: Sequence[int], seed: int) -> Any:
     """A regressor that learned from the labels at these indices."""
     learn, held = (labels.subset(side) for side in sides_of(labels, at, seed))
-    validation = (held.graphs, held.latency_s)
-    return regressor.fit(
-        learn.graphs, learn.latency_s, validation, networks=(learn.networks, held.networks)
-    )
+    return regressor.fit_labels(learn, held)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Recipes:
 
 
 def arms(
-    labels: TunedLabels, at: list[int], seed: int, start: KernelFormerRegressor, recipes: Recipes
+    labels: LabelledGraphs, at: list[int], seed: int, start: KernelFormerRegressor, recipes: Recipes
 ) -> Iterator[tuple[str, Any]]:
     """(name, what predicts) of every way to learn from the same labels."""
     for name in ("flops_kernel", "relay_xgboost"):
@@ -103,7 +103,7 @@ def arms(
 
 
 def of_seed(
-    labels: TunedLabels, seed: int, start: KernelFormerRegressor, recipes: Recipes
+    labels: LabelledGraphs, seed: int, start: KernelFormerRegressor, recipes: Recipes
 ) -> Iterator[tuple[str, str, Errors]]:
     """(labels, predictor, errors) of one split."""
     split = labels.split(seed, 0.05, _TEST)
@@ -138,14 +138,14 @@ def main() -> None:
     """Reads the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--relay", required=True, help="variants of Relay (.db or .jsonl.xz)")
-    parser.add_argument("--relax", default="cpu-x86-avx512/kernel_former", metavar="DIR[,DIR...]")
+    parser.add_argument("--relax", default="cpu-amd-zen5/kernel_former", metavar="DIR[,DIR...]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate after Relax")
     parser.add_argument("--epochs", type=int, help="fewer, to try it out")
     args = parser.parse_args()
     recipes = Recipes.of(args.rate, args.epochs)
     variants = read_variants(args.relay)
-    labels = TunedLabels.of(variants)
+    labels = labels_of_variants(variants)
     results: dict[tuple[str, str], list[Errors]] = {}
     for seed, start in enumerate(starts(args.relax, args.seeds)):
         for count, name, one in of_seed(labels, seed, start, recipes):
@@ -158,7 +158,7 @@ def main() -> None:
         labels=len(labels), device=variants.device, networks=len(variants),
         hash=variants.hash[:16], few=f"{FEW} ({FEW // EACH} networks)", start=args.relax,
         rate=args.rate,
-        shared=len(labelled_hashes() & {group.graph_hash for group in variants.groups}),
+        shared=len(labelled_hashes() & {record.graph_hash for record in variants.records}),
     )  # fmt: skip
     results_file.write("Labels of Relax for Relay", protocol, body, stem="relay_transfer")
 

@@ -247,7 +247,7 @@ class Bench:
     def _labelled(self) -> set[str]:
         if self.labels is None:
             return set()
-        return {group.graph_hash for group in read_variants(self.labels).groups}
+        return {record.graph_hash for record in read_variants(self.labels).records}
 
     def _there(self, stage: str, *more: str) -> None:
         """Runs a stage in the environment whose TVM has Relay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from typing import Any
 from tvm_costmodel.bounded_reading import read_small, require_types
 from tvm_costmodel.compilers.registry import COMPILERS, DEFAULT_COMPILER
 from tvm_costmodel.errors import ConfigError, DeviceError, require_known
+from tvm_costmodel.processor import identity, is_microarchitecture, microarchitecture
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +24,14 @@ else:
 FOLDER = Path(__file__).parent
 MAX_THREADS = 4096
 _MAX_FILE_BYTES = 1 << 20
+INSTRUCTION_SET_NAMES = ("cpu-x86-avx512", "cpu-x86-avx2", "cpu-arm64", "cpu-generic")
+"""What this machine was called before devices were named by processor: older files hold these."""
 _OTHER_COMPILERS = tuple(name for name in COMPILERS if name != DEFAULT_COMPILER)
+_COMPILER = re.compile(r"([\w.]+-)*(g\+\+|gcc|c\+\+|cc|clang|clang\+\+)(-[\d.]+)?")
+_PROCESSOR = re.compile(
+    "cpu-(?P<vendor>amd|intel|hygon|arm)-[a-z0-9-]+?"
+    rf"(?P<use>(-rpc)?(-[0-9]+t)?(-({'|'.join(_OTHER_COMPILERS)}))?)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,6 @@ class Device:
     cross_compiler: str = ""
     """C++ compiler that links for the board; empty lets the board's RPC server link."""
     session_timeout_s: int = 120
-    match: Mapping[str, Any] = field(default_factory=dict)
-    """Which machines ``cpu`` means: ``machine`` names and processor ``features``."""
 
     def __post_init__(self) -> None:
         if self.runner not in ("local", "rpc"):
@@ -81,7 +88,7 @@ class Device:
     def to_dict(self) -> dict[str, Any]:
         """The device as JSON values."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
-        return record | {"target": dict(self.target), "match": dict(self.match)}
+        return record | {"target": dict(self.target)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], origin: str = "device") -> Device:
@@ -93,8 +100,7 @@ class Device:
         require_known(record, [f.name for f in fields(cls)], origin)
         try:
             require_types(record, _TYPES)
-            for table in ("target", "match"):
-                _require_plain(record.get(table, {}), table)
+            _require_plain(record.get("target", {}))
         except ValueError as error:
             raise ConfigError(f"{origin}: {error}") from None
         return cls(**record)
@@ -110,19 +116,17 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "key": str,
     "cross_compiler": str,
     "session_timeout_s": int,
-    "match": Mapping,
 }
 
 
-def _require_plain(table: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless a table holds text, numbers and lists of text alone."""
-    for key, value in table.items():
+def _require_plain(target: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a target holds text, numbers and lists of text alone."""
+    for key, value in target.items():
+        if key == "cl-opt":
+            raise ValueError("target.cl-opt is LLVM's own command line, which is not taken")
         items = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str | int) for item in items):
-            raise ValueError(f"{name}.{key} is {str(value)[:60]}, not text, a number or a list")
-    for key in ("machine", "features") if name == "match" else ():
-        if not isinstance(table.get(key, []), list | tuple):
-            raise ValueError(f"match.{key} is {str(table[key])[:60]}, not a list")
+            raise ValueError(f"target.{key} is {str(value)[:60]}, not text, a number or a list")
 
 
 def list_devices() -> tuple[Device, ...]:
@@ -134,7 +138,8 @@ def resolve_device(name: str = "cpu") -> Device:
     """The device of a name or TOML file.
 
     Args:
-        name: A shipped device, the path of a ``.toml`` file, or ``cpu`` for this machine.
+        name: A shipped device, the path of a ``.toml`` file, ``cpu`` for this machine, or a
+            processor by the name that it has there (``cpu-intel-emeraldrapids``).
 
     Raises:
         DeviceError: There is no such device; the message lists the known ones and the nearest.
@@ -153,8 +158,15 @@ def resolve_device(name: str = "cpu") -> Device:
     base, _, suffix = name.rpartition("-")
     if suffix in _OTHER_COMPILERS:
         return resolve_device(base).with_compiler(suffix)
-    if base in known and suffix.endswith("t") and suffix[:-1].isdigit():
-        return known[base].with_threads(int(suffix[:-1]))
+    if base and re.fullmatch("[1-9][0-9]*t", suffix):
+        return resolve_device(base).with_threads(int(suffix[:-1]))
+    if name in INSTRUCTION_SET_NAMES:
+        raise DeviceError(
+            f"device {name!r} named an instruction set; devices are named by processor now: give "
+            f"cpu for this machine's ({this_machine().name}), or {_shipped_processors()}"
+        )
+    if name.startswith("cpu-") and is_microarchitecture(name.removeprefix("cpu-")):
+        return _processor_device(name)
     near = difflib.get_close_matches(name, ["cpu", *known], 1, 0.4)
     hint = f"; the nearest is {near[0]!r}" if near else ""
     raise DeviceError(
@@ -199,33 +211,66 @@ def choose_device(
 
 
 def this_machine() -> Device:
-    """The most specific local device that fits this machine's processor."""
-    machine, features = platform.machine().lower(), _processor_features()
-    fitting = [
-        device
-        for device in list_devices()
-        if device.runner == "local"
-        and (not device.match.get("machine") or machine in device.match["machine"])
-        and set(device.match.get("features", ())) <= features
-    ]
-    return max(fitting, key=lambda d: (bool(d.match.get("machine")), "avx512f" in _wants(d)))
+    """This machine's processor, one thread."""
+    name = machine_name(identity()) or f"cpu-{platform.machine().lower()}"
+    return next((d for d in list_devices() if d.name == name), _processor_device(name))
 
 
-def _wants(device: Device) -> set[str]:
-    return set(device.match.get("features", ()))
+def machine_name(cpu: Mapping[str, str]) -> str | None:
+    """The device's name of a processor, ``cpu-amd-zen5``; None where nothing identifies it.
+
+    Args:
+        cpu: Fields as in a label's environment, see `tvm_costmodel.processor.identity`.
+    """
+    name = microarchitecture(cpu)
+    return name and f"cpu-{name}"
 
 
-def _processor_features() -> set[str]:
-    """Flags of the first processor in /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    for line in text.splitlines():
-        label, _, value = line.partition(":")
-        if label.strip().lower() in ("flags", "features"):
-            return set(value.split())
-    return set()
+def name_by_processor(device: str, cpu: Mapping[str, str]) -> str:
+    """The name of a label's device, where an older version named it by instruction set.
+
+    Args:
+        device: Name that the label holds.
+        cpu: The processor that the label is of.
+    """
+    base = next((n for n in INSTRUCTION_SET_NAMES if device == n or device.startswith(f"{n}-")), "")
+    name = machine_name(cpu) if base else None
+    return device if name is None else name + device[len(base) :]
+
+
+def is_other_processor(name: str, learned: str) -> bool:
+    """Whether two devices are different processors of one architecture, used alike.
+
+    Used alike: with as many threads, the same compiler, and both here or both over RPC.
+    """
+    one, other = _PROCESSOR.fullmatch(name), _PROCESSOR.fullmatch(learned)
+    if one is None or other is None or name == learned:
+        return False
+    is_arm = [match["vendor"] == "arm" for match in (one, other)]
+    return is_arm[0] == is_arm[1] and one["use"] == other["use"]
+
+
+def require_own_processor(device: Device) -> None:
+    """Refuses to build for this machine under the name of another processor.
+
+    Raises:
+        DeviceError: The device is a processor, and not this machine's.
+    """
+    here = this_machine().name
+    named = _PROCESSOR.fullmatch(device.name)
+    if device.runner == "local" and named and not f"{device.name}-".startswith(f"{here}-"):
+        raise DeviceError(
+            f"{device.name} is not this machine's processor ({here}), and what is measured here is "
+            f"no label of it: give --device cpu, or measure on that machine"
+        )
+
+
+def _processor_device(name: str) -> Device:
+    return Device(name, f"{name.removeprefix('cpu-')} processor, one thread")
+
+
+def _shipped_processors() -> str:
+    return ", ".join(device.name for device in list_devices() if device.runner == "local")
 
 
 def _read(path: Path) -> Device:
@@ -233,4 +278,12 @@ def _read(path: Path) -> Device:
         record = tomllib.loads(read_small(path, _MAX_FILE_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"device file {path}: {str(error)[:200]}") from error
-    return Device.from_dict({"name": path.stem} | record, origin=f"device file {path}")
+    record.pop("match", None)  # what older versions chose this machine's device by
+    device = Device.from_dict({"name": path.stem} | record, origin=f"device file {path}")
+    if device.cross_compiler and not _COMPILER.fullmatch(device.cross_compiler):
+        raise ConfigError(
+            f"device file {path}: cross_compiler {device.cross_compiler[:60]!r} would be run, and "
+            "is not the bare name of a C++ compiler such as aarch64-linux-gnu-g++; put its folder "
+            "on PATH"
+        )
+    return device

@@ -17,6 +17,7 @@ from tvm_costmodel.bounded_reading import (
     unpack_xz,
 )
 from tvm_costmodel.errors import StoreError
+from tvm_costmodel.profiling.devices import name_by_processor
 from tvm_costmodel.profiling.store.serialization import dumps
 
 
@@ -28,11 +29,13 @@ class LineFormat:
         name: ``format`` in its header.
         version: ``version`` in its header; another one is refused.
         what: What messages call the file.
+        required: What its header holds.
     """
 
     name: str
     version: int
     what: str
+    required: tuple[str, ...]
 
     def write(self, path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes a header and the lines after it, atomically; equal lines give equal bytes.
@@ -52,8 +55,11 @@ class LineFormat:
     def read(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yields the header, checked, then every further line.
 
+        A device that an older version named by instruction set gets its processor's name.
+
         Raises:
-            StoreError: The file is missing, foreign, damaged or of another version.
+            StoreError: The file is missing, foreign, damaged or of another version, or holds
+                labels of several processors under one name.
         """
         if not path.exists():
             raise StoreError(
@@ -71,10 +77,29 @@ class LineFormat:
                         f"{path} has {self.what} format {header.get('version')}, this version "
                         f"reads {self.version}; export the store again with this version"
                     )
-                yield header
+                if absent := [name for name in self.required if name not in header]:
+                    raise StoreError(
+                        f"{path} is damaged: its header lacks {', '.join(absent)}; export it again"
+                    )
+                yield _named_by_processor(header, path)
                 while text := read_line(stream):
                     yield parse_object(text, MAX_LINE_BYTES)
         except (lzma.LZMAError, EOFError, ValueError) as error:
             raise StoreError(
                 f"{path} is damaged or not an .xz {self.what} file: {error}"
             ) from error
+
+
+def _named_by_processor(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The header with its device named by the processor of its environments."""
+    device, environments = header.get("device"), header.get("environments")
+    if not isinstance(device, str) or not isinstance(environments, dict):
+        return header  # which its reader refuses
+    facts = [f.get("cpu") for f in environments.values() if isinstance(f, dict)]
+    names = sorted({name_by_processor(device, cpu) for cpu in facts if isinstance(cpu, dict)})
+    if len(names) > 1:
+        raise StoreError(
+            f"{path} holds labels of several processors under one name ({', '.join(names)}): "
+            "export each device's labels from the store that they are of"
+        )
+    return header | {"device": names[0] if names else device}

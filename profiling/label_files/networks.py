@@ -38,7 +38,8 @@ from tvm_costmodel.profiling.measuring.sanity import require_own_graph, require_
 from tvm_costmodel.profiling.store.serialization import dumps, timing_from_dict, timing_to_dict
 from tvm_costmodel.profiling.store.store import Store
 
-FORMAT = LineFormat("tvm-costmodel-labels", 1, "label")
+_HEADER = ("device", "pipeline_key", "pipeline", "protocol", "environments", "note")
+FORMAT = LineFormat("tvm-costmodel-labels", 1, "label", _HEADER)
 SHIPPED = Path(__file__).parent.parent / "labels"
 """Folder of the labels that ship with the package, ``<device>.jsonl.xz``."""
 
@@ -51,7 +52,6 @@ _HEADER_TYPES: dict[str, type | tuple[type, ...]] = {
     "protocol": int,
     "environments": dict,
 }
-_HEADER = ("device", "pipeline_key", "pipeline", "protocol", "environments", "note")
 
 
 @dataclass(frozen=True)
@@ -300,11 +300,6 @@ def _open(path: Path) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any
     """The header of an exported file, whole, and its further lines with their numbers."""
     lines = FORMAT.read(path)
     header = next(lines)
-    absent = [name for name in _HEADER if name not in header]
-    if absent:
-        raise StoreError(
-            f"{path} is damaged: its header lacks {', '.join(absent)}; export it again"
-        )
     try:
         require_types(header, _HEADER_TYPES)
     except ValueError as error:

@@ -8,6 +8,7 @@ kernel's median time over the set.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from tvm_costmodel.profiling.measuring.record import (
     quantile,
 )
 from tvm_costmodel.profiling.measuring.sanity import require_own_graph
+from tvm_costmodel.profiling.store.serialization import dumps
 from tvm_costmodel.profiling.store.staleness import stale_components, stale_summary
 from tvm_costmodel.profiling.store.store import Store
 
@@ -28,22 +30,48 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A network under one set of decisions.
+
+    Attributes:
+        decisions: As `tvm_costmodel.tuning.space.candidate.Candidate.to_dict` writes them.
+        status: See `tvm_costmodel.profiling.measuring.record.STATUSES`.
+        ratio: Latency over the baseline's in the same rounds; NaN where it failed.
+        noise: (median - minimum) / minimum of the repeats; NaN where it failed.
+        max_rel_err: Largest difference of an output, relative to its largest magnitude; NaN where
+            outputs were not compared.
+    """
+
+    decisions: Mapping[str, Any]
+    status: str
+    ratio: float
+    noise: float
+    max_rel_err: float
+
+
+@dataclass(frozen=True)
 class LabelRecord:
-    """One measured network."""
+    """One measured network, with its variants where those were measured."""
 
     graph: OpGraph
     graph_hash: str
     latency_s: float
     """Latency at the machine's usual speed: ``relative`` times the set's ``reference_s``."""
-    measured_s: float
-    """The plain minimum over the repeats."""
     family: str
     source: Mapping[str, Any]
+    measured_s: float = math.nan
+    """The plain minimum over the repeats."""
     kernels: tuple[KernelTime, ...] = ()
     noise: float = 0.0
     """(median - minimum) / minimum of the repeats of a timed block."""
     quiet: bool = True
     """False when every attempt at the label was noisy."""
+    variants: tuple[Variant, ...] = ()
+
+    @property
+    def good_variants(self) -> tuple[Variant, ...]:
+        """The variants that have a label."""
+        return tuple(v for v in self.variants if v.status == "ok")
 
 
 @dataclass(frozen=True)
@@ -52,17 +80,41 @@ class LabelSet:
 
     device: str
     pipeline_key: str
-    pipeline: Mapping[str, Any]
+    """Pipeline of the networks' labels, which are the baselines of their variants."""
     protocol: int
     environments: Mapping[str, Mapping[str, Any]]
     records: tuple[LabelRecord, ...]
     reference_s: float
     """The reference kernel's median time over the labels, which latencies are scaled by."""
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What made the labels, for a card: processor, instruction sets, caches, cores, TVM.
+
+        ``reference_s`` is the reference kernel's speed there. Facts that are not on record, as
+        instruction sets in older labels, are left out.
+        """
+        facts = next(iter(self.environments.values()), {})
+        known = ("cpu", "instruction_sets", "caches", "cores")
+        machine = {name: facts[name] for name in known if name in facts}
+        tvm = facts.get("packages", {}).get("apache-tvm")
+        return machine | {"reference_s": self.reference_s} | ({"apache-tvm": tvm} if tvm else {})
+
+    @property
     def hash(self) -> str:
-        """Content key over device, pipeline, graphs and latencies, whatever their order."""
+        """Content key over device, pipeline, graphs, latencies and ratios of variants."""
+        if any(record.variants for record in self.records):
+            with_ratios = [
+                (
+                    record.graph_hash,
+                    f"{record.latency_s:.6g}",
+                    [(dumps(v.decisions), f"{v.ratio:.6g}") for v in record.good_variants],
+                )
+                for record in self.records
+            ]
+            return content_key(self.device, self.pipeline_key, with_ratios)
         rows = sorted((r.graph_hash, f"{r.latency_s:.6g}") for r in self.records)
         return content_key(self.device, self.pipeline_key, self.protocol, rows)
 
@@ -121,17 +173,20 @@ def select_rows(store: Store, device: str | None, pipeline_key: str | None) -> S
     return Selection(device, pipeline_key, protocol, tuple(rows))
 
 
-def fresh_rows(rows: Sequence[Measurement], where: str) -> tuple[Measurement, ...]:
+def fresh_rows(
+    rows: Sequence[Measurement], where: str, graphs: Mapping[str, OpGraph] | None = None
+) -> tuple[Measurement, ...]:
     """The rows that are not stale, with one warning that counts the others.
 
     Args:
         rows: Rows, good and failed.
         where: The store or file, for the warning.
+        graphs: Graphs that were read already, by their hash.
 
     Raises:
         StoreError: There are good rows, but only stale ones.
     """
-    stale = [stale_components(row) for row in rows]
+    stale = [stale_components(row, (graphs or {}).get(row.graph_hash)) for row in rows]
     fresh = tuple(row for row, names in zip(rows, stale, strict=True) if not names)
     if len(fresh) == len(rows):
         return fresh
@@ -161,8 +216,10 @@ def label_set(
         StoreError: All labels are stale, or a row's graph is not the one that it is kept under.
     """
     good = [row for row in rows if row.status == "ok" and row.timing is not None]
+    remedy = "measure the network again, or leave that row out"
+    graphs = {row.graph_hash: require_own_graph(row, where, remedy) for row in good}
     if not keep_stale:
-        good = list(fresh_rows(good, where))
+        good = list(fresh_rows(good, where, graphs))
     references = [row.timing.reference_s for row in good if row.timing is not None]
     reference_s = quantile(references, 0.5) if references else 0.0
     return LabelSet(
@@ -171,16 +228,16 @@ def label_set(
         pipeline=header["pipeline"],
         protocol=header["protocol"],
         environments=header["environments"],
-        records=tuple(_record(row, reference_s, where) for row in good),
+        records=tuple(_record(row, graphs[row.graph_hash], reference_s) for row in good),
         reference_s=reference_s,
         note=header["note"],
     )
 
 
-def _record(row: Measurement, reference_s: float, where: str) -> LabelRecord:
+def _record(row: Measurement, graph: OpGraph, reference_s: float) -> LabelRecord:
     assert row.timing is not None
     return LabelRecord(
-        graph=require_own_graph(row, where, "measure the network again, or leave that row out"),
+        graph=graph,
         graph_hash=row.graph_hash,
         latency_s=usual_latency(row.timing.relative, reference_s),
         measured_s=row.timing.latency_s,

@@ -11,15 +11,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tvm_costmodel.errors import BadRowError, StoreError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.label_files.jsonl_xz import LineFormat
-from tvm_costmodel.profiling.label_files.selection import fresh_rows
-from tvm_costmodel.profiling.measuring.record import Measurement, content_key, quantile
+from tvm_costmodel.profiling.label_files.selection import LabelRecord, LabelSet, Variant, fresh_rows
+from tvm_costmodel.profiling.measuring.record import Measurement, quantile
 from tvm_costmodel.profiling.measuring.sanity import is_latency, readable
 from tvm_costmodel.profiling.store.serialization import dumps
 from tvm_costmodel.profiling.store.staleness import stale_components, stale_summary
@@ -27,91 +27,13 @@ from tvm_costmodel.profiling.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-FORMAT = LineFormat("tvm-costmodel-variants", 1, "variants")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A network under one set of decisions.
-
-    Attributes:
-        decisions: As `tvm_costmodel.tuning.space.candidate.Candidate.to_dict` writes them.
-        status: See `tvm_costmodel.profiling.measuring.record.STATUSES`.
-        ratio: Latency over the baseline's in the same rounds; NaN where it failed.
-        noise: (median - minimum) / minimum of the repeats; NaN where it failed.
-        max_rel_err: Largest difference of an output, relative to its largest magnitude; NaN where
-            outputs were not compared.
-    """
-
-    decisions: Mapping[str, Any]
-    status: str
-    ratio: float
-    noise: float
-    max_rel_err: float
-
-
-@dataclass(frozen=True)
-class VariantGroup:
-    """One network and its variants.
-
-    Attributes:
-        graph: The network before any pass.
-        graph_hash: Its content hash.
-        family: Family of networks.
-        source: Where it came from, as JSON values.
-        latency_s: Seconds of the baseline, the default build, at the machine's usual speed.
-        variants: The measured variants.
-    """
-
-    graph: OpGraph
-    graph_hash: str
-    family: str
-    source: Mapping[str, Any]
-    latency_s: float
-    variants: tuple[Variant, ...]
-
-    @property
-    def good(self) -> tuple[Variant, ...]:
-        """The variants that have a label."""
-        return tuple(v for v in self.variants if v.status == "ok")
-
-
-@dataclass(frozen=True)
-class VariantSet:
-    """Variants of many networks on one device.
-
-    Attributes:
-        device: Name of the device.
-        pipeline_key: Pipeline of the baselines.
-        reference_s: The reference kernel's median time, which latencies are scaled by.
-        groups: The networks with their variants, by graph hash.
-    """
-
-    device: str
-    pipeline_key: str
-    reference_s: float
-    groups: tuple[VariantGroup, ...]
-
-    @property
-    def hash(self) -> str:
-        """Content key over device, pipeline, networks and ratios."""
-        rows = [
-            (
-                g.graph_hash,
-                f"{g.latency_s:.6g}",
-                [(dumps(v.decisions), f"{v.ratio:.6g}") for v in g.good],
-            )
-            for g in self.groups
-        ]
-        return content_key(self.device, self.pipeline_key, rows)
-
-    def __len__(self) -> int:
-        return len(self.groups)
+_HEADER = ("device", "pipeline_key", "reference_s")
+FORMAT = LineFormat("tvm-costmodel-variants", 1, "variants", _HEADER)
 
 
 def read_variants(
     path: str | Path, device: str | None = None, keep_stale: bool = False
-) -> VariantSet:
+) -> LabelSet:
     """Reads variants from a store (``.db``) or an exported file (``.jsonl.xz``).
 
     Args:
@@ -129,11 +51,18 @@ def read_variants(
     header = next(lines)
     if device is not None and header["device"] != device:
         raise StoreError(f"{path} holds variants of {header['device']!r}, not of {device!r}")
-    pairs = [(_checked_group(line, str(path)), line) for line in lines]
-    groups = tuple(group for group, _ in pairs)
+    pairs = [(_checked_record(line, str(path)), line) for line in lines]
+    records = tuple(record for record, _ in pairs)
     if in_file and not keep_stale:
-        groups = _fresh_groups(pairs, str(path))
-    return VariantSet(header["device"], header["pipeline_key"], header["reference_s"], groups)
+        records = _fresh_records(pairs, str(path))
+    return LabelSet(
+        device=header["device"],
+        pipeline_key=header["pipeline_key"],
+        protocol=header.get("protocol", 1),
+        environments=header.get("environments", {}),
+        records=records,
+        reference_s=header["reference_s"],
+    )
 
 
 def export_variants(
@@ -174,27 +103,27 @@ def _three_figures(error: float | None) -> float | None:
     return None if error is None else float(f"{error:.3g}")
 
 
-def _fresh_groups(
-    pairs: Sequence[tuple[VariantGroup, Mapping[str, Any]]], where: str
-) -> tuple[VariantGroup, ...]:
-    """The groups of a file's lines without what is stale, with one warning that counts it."""
+def _fresh_records(
+    pairs: Sequence[tuple[LabelRecord, Mapping[str, Any]]], where: str
+) -> tuple[LabelRecord, ...]:
+    """The records of a file's lines without what is stale, with one warning that counts it."""
     fresh, stale = [], []
-    for group, line in pairs:
-        if names := stale_components(_outline(group, line, {}), group.graph):
+    for record, line in pairs:
+        if names := stale_components(_outline(record, line, {}), record.graph):
             stale.append(names)
             continue
         kept = []
-        for variant, record in zip(group.variants, line["variants"], strict=True):
-            names = stale_components(_outline(group, record, variant.decisions), group.graph)
+        for variant, entry in zip(record.variants, line["variants"], strict=True):
+            names = stale_components(_outline(record, entry, variant.decisions), record.graph)
             (stale.append(names) if names else kept.append(variant))
-        fresh.append(replace(group, variants=tuple(kept)))
+        fresh.append(replace(record, variants=tuple(kept)))
     if stale:
         logger.warning("%s: left out %s whose code has changed since", where, stale_summary(stale))
     return tuple(fresh)
 
 
 def _outline(
-    group: VariantGroup, record: Mapping[str, Any], decisions: Mapping[str, Any]
+    record: LabelRecord, entry: Mapping[str, Any], decisions: Mapping[str, Any]
 ) -> Measurement:
     """What a file keeps of a row, as far as staleness depends on it."""
     settings: dict[str, Any] = {"kernels": decisions.get("operators")}
@@ -202,16 +131,16 @@ def _outline(
         settings |= {"join_products": True, "precision": True}  # it may be either
     return Measurement(
         key="",
-        graph_hash=group.graph_hash,
+        graph_hash=record.graph_hash,
         graph="",
         device="",
         config_key="",
         pipeline={"config": settings},
-        family=group.family,
-        source=group.source,
+        family=record.family,
+        source=record.source,
         source_key="",
         status="ok",
-        components=record.get("components"),
+        components=entry.get("components"),
     )
 
 
@@ -302,27 +231,27 @@ def _variant_line(row: Measurement) -> dict[str, Any]:
     return line if row.status == "ok" else line | {"error": row.error[:500]}
 
 
-def _checked_group(line: Mapping[str, Any], where: str) -> VariantGroup:
-    """A line of a file as a group.
+def _checked_record(line: Mapping[str, Any], where: str) -> LabelRecord:
+    """A line of a file as a record.
 
     Raises:
         BadRowError: It is damaged, or holds what no measurement gives.
     """
     name, remedy = str(line.get("graph_hash")), "export the variants again, without that network"
     with readable(where, name, remedy):
-        group = _group(line)
-        fault = "" if is_latency(group.latency_s) else f"latency_s is {group.latency_s}"
-        for variant in group.good:
+        record = _record(line)
+        fault = "" if is_latency(record.latency_s) else f"latency_s is {record.latency_s}"
+        for variant in record.good_variants:
             if not 1e-6 <= variant.ratio <= 1e6:
                 fault = f"a variant takes {variant.ratio} of the baseline's time"
-    if not fault and group.graph.hash != group.graph_hash:
-        fault = f"its graph has the hash {group.graph.hash}"
+    if not fault and record.graph.hash != record.graph_hash:
+        fault = f"its graph has the hash {record.graph.hash}"
     if fault:
         raise BadRowError(f"{where}: row {name}: {fault}; {remedy}")
-    return group
+    return record
 
 
-def _group(line: Mapping[str, Any]) -> VariantGroup:
+def _record(line: Mapping[str, Any]) -> LabelRecord:
     nan = float("nan")
     variants = tuple(
         Variant(
@@ -334,7 +263,7 @@ def _group(line: Mapping[str, Any]) -> VariantGroup:
         )
         for v in line["variants"]
     )
-    return VariantGroup(
+    return LabelRecord(
         graph=OpGraph.from_json(json.dumps(line["graph"])),
         graph_hash=line["graph_hash"],
         family=line["family"],

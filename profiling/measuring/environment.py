@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.processor import cpuinfo, identity, instruction_sets
 from tvm_costmodel.profiling.measuring.record import content_key
 
-_CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "CPU part")
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "tvm-costmodel")
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
 
@@ -28,7 +28,8 @@ def machine_facts(cores: tuple[int, ...] = ()) -> dict[str, Any]:
     """
     first = cores[0] if cores else 0
     return {
-        "cpu": processor(),
+        "cpu": identity(),
+        "instruction_sets": list(instruction_sets()),
         "cores": os.cpu_count() or 1,
         "label_cores": list(cores),
         "caches": _caches(first),
@@ -36,19 +37,12 @@ def machine_facts(cores: tuple[int, ...] = ()) -> dict[str, Any]:
         "governor": _read(_CPU_FOLDER / f"cpu{first}/cpufreq/scaling_governor"),
         "boost": _read(_CPU_FOLDER / "cpufreq/boost"),
         "smt": _read(_CPU_FOLDER / "smt/active"),
-        "hypervisor": "hypervisor" in _cpuinfo().get("flags", "").split(),
+        "hypervisor": "hypervisor" in cpuinfo().get("flags", "").split(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
-
-
-def processor() -> dict[str, str]:
-    """What identifies the processor: vendor, family, model, stepping and its name."""
-    fields = _cpuinfo()
-    identity = {name: fields[name] for name in _CPU_FIELDS if name in fields}
-    return identity or {"model name": platform.processor() or platform.machine()}
 
 
 def environment_id(facts: Mapping[str, Any]) -> str:
@@ -71,17 +65,6 @@ def describe(facts: Mapping[str, Any]) -> str:
     if "llvm" in facts:
         parts.append(f"LLVM {facts['llvm']}")
     return ", ".join(parts)
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Fields of the first processor in /proc/cpuinfo."""
-    fields: dict[str, str] = {}
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if not line.strip():
-            break
-        name, _, value = line.partition(":")
-        fields[name.strip()] = value.strip()
-    return fields
 
 
 def _caches(core: int) -> dict[str, str]:

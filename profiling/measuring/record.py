@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.json_config import JsonConfig
 
 PROTOCOL_VERSION = 1
 """Raised when what a label means changes: labels of two versions are never mixed. More repeats,
@@ -35,13 +36,12 @@ STATUSES = (
 )
 
 
-_STORED_NAMES = {"blocks": "visits"}
-"""Names that settings have as JSON values, where they differ from the attribute's."""
-
-
 @dataclass(frozen=True)
-class MeasurementConfig:
+class MeasurementConfig(JsonConfig):
     """How a network and its kernels are timed. Times are in the unit that the name ends with."""
+
+    title = "the measurement's settings"
+    stored_names = {"blocks": "visits"}
 
     warmup: int = 1
     """Untimed runs before anything is timed; the first also estimates the latency."""
@@ -91,25 +91,6 @@ class MeasurementConfig:
         for name in ("min_repeat_ms", "kernel_min_repeat_ms", "run_timeout_s", "build_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be above 0")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
-        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> MeasurementConfig:
-        """Rebuilds the settings.
-
-        Raises:
-            ConfigError: An unknown setting.
-        """
-        known = {_STORED_NAMES.get(f.name, f.name): f.name for f in fields(cls)}
-        unknown = set(settings) - set(known)
-        if unknown:
-            raise ConfigError(
-                f"unknown measurement setting {sorted(unknown)[0]!r}; known: {', '.join(known)}"
-            )
-        return cls(**{known[name]: value for name, value in settings.items()})
 
 
 @dataclass(frozen=True)

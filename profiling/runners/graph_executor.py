@@ -11,7 +11,7 @@ import numpy as np
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.runners.arguments import ArgumentPool, random_array
 from tvm_costmodel.profiling.runners.local import LocalRunner, all_finite, sample
-from tvm_costmodel.profiling.runners.rpc import RpcRunner, remote_sample
+from tvm_costmodel.profiling.runners.rpc import RpcRunner
 from tvm_costmodel.profiling.runners.runner import Sample, TensorSpec
 from tvm_costmodel.profiling.runners.tensors import tensor
 
@@ -32,24 +32,24 @@ def make_graph_runner(device: Device, target: Any) -> LocalRunner | RpcRunner:
     return GraphLocalRunner(target)
 
 
-class _Executor:
-    """A graph executor with random inputs set.
+class GraphExecutor:
+    """A graph executor with its inputs set.
 
     Args:
         factory: What Relay built, or the same loaded on a board.
         device: TVM device.
         names: Names of the inputs.
-        specs: Their shapes and dtypes.
+        arrays: Their values.
     """
 
     def __init__(
-        self, factory: Any, device: Any, names: Sequence[str], specs: Sequence[TensorSpec]
+        self, factory: Any, device: Any, names: Sequence[str], arrays: Sequence[np.ndarray]
     ) -> None:
         executor: Any = importlib.import_module("tvm.contrib.graph_executor")
         self._device = device
         self._module = executor.GraphModule(factory["default"](device))
-        for seed, (name, spec) in enumerate(zip(names, specs, strict=True)):
-            self._module.set_input(name, tensor(random_array(spec, seed), device))
+        for name, array in zip(names, arrays, strict=True):
+            self._module.set_input(name, tensor(array, device))
 
     def evaluator(self, number: int, repeat: int) -> Any:
         """Times whole runs."""
@@ -95,7 +95,8 @@ class GraphNetwork:
     ) -> None:
         self._device, self._pool = device, pool
         self._library = build.kernel_library
-        self._executor = _Executor(build.executable, device, build.inputs, inputs)
+        arrays = [random_array(spec, seed) for seed, spec in enumerate(inputs)]
+        self._executor = GraphExecutor(build.executable, device, build.inputs, arrays)
 
     def network(self, number: int, repeat: int) -> Sample:
         """Times whole runs."""
@@ -130,54 +131,15 @@ class GraphRpcRunner(RpcRunner):
     it. Arguments and errors as `RpcRunner`.
     """
 
+    executor = "graph_executor"
     server = "tvm_costmodel.profiling.runners.relay_rpc_server"
-
-    def load(self, build: Any, inputs: Sequence[TensorSpec]) -> GraphRpcNetwork:  # type: ignore[override]
-        """Opens a session, sends the network's library and sets random inputs."""
-        library, kernels = self.send(build.executable, build.kernel_library)
-        with self.board_errors("loading the network"):
-            executor = _Executor(library, self.cpu, build.inputs, inputs)
-        return GraphRpcNetwork(self, executor, kernels)
 
     def facts(self) -> dict[str, Any]:
         """The board, and the TVM that built."""
         return super().facts() | _tvm_facts()
 
-
-class GraphRpcNetwork:
-    """A network inside a graph executor on the board."""
-
-    def __init__(self, runner: GraphRpcRunner, executor: _Executor, kernels: Any) -> None:
-        self._runner, self._executor, self._kernels = runner, executor, kernels
-
-    def network(self, number: int, repeat: int) -> Sample:
-        """Times whole runs."""
-        with self._runner.board_errors("timing the network"):
-            evaluator = self._executor.evaluator(number, repeat)
-            return remote_sample(lambda: evaluator().results)
-
-    def kernel(
-        self, name: str, parameters: Sequence[TensorSpec], number: int, repeat: int
-    ) -> Sample:
-        """Times one kernel."""
-        with self._runner.board_errors(f"timing the kernel {name}"):
-            arguments = [tensor(random_array(spec), self._runner.cpu) for spec in parameters]
-            evaluator = self._kernels.time_evaluator(name, self._runner.cpu, number, repeat)
-            return remote_sample(lambda: evaluator(*arguments).results)
-
-    def outputs_are_finite(self) -> bool:
-        """Runs once and looks at every floating-point output."""
-        return all(map(all_finite, self.outputs()))
-
-    def outputs(self) -> list[np.ndarray]:
-        """Runs once and fetches every output."""
-        with self._runner.board_errors("running the network"):
-            return self._executor.outputs()
-
-    def close(self) -> None:
-        """Ends the session."""
-        self._executor = self._kernels = None  # type: ignore[assignment]
-        self._runner.close()
+    def _parts(self, build: Any) -> tuple[Any, Sequence[str]]:
+        return build.executable, build.inputs
 
 
 def _tvm_facts() -> dict[str, Any]:

@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="RPC server for boards whose TVM has Relay")
     parser.add_argument(
         "--host",
-        default="0.0.0.0",
-        help="address to listen at; by default all, so that every machine that reaches this one "
-        "can run code on it: name the address of a network that you trust",
+        default="127.0.0.1",
+        help="this machine's address in a network that you trust: whoever reaches it can run code "
+        "here (default: reached from this machine alone)",
     )
     parser.add_argument("--port", type=int, default=9090)
     parser.add_argument("--port-end", type=int, default=9199)

@@ -22,6 +22,7 @@ from tvm_costmodel.profiling.store.schema import (
     create,
     identity,
     migrate,
+    upgrade,
 )
 from tvm_costmodel.profiling.store.transactions import BUSY_S, in_one_transaction, patiently
 
@@ -116,6 +117,9 @@ def _opened(path: Path, write: bool) -> sqlite3.Connection:
             connection.close()
             connection = _recovered(path)
             _prepare(connection, path, write)
+        if identity(connection)[0] < SCHEMA_VERSION:
+            with closing(connection) as old:
+                connection = _upgraded(old)
     except BaseException:
         connection.close()
         raise
@@ -145,6 +149,16 @@ def _recovered(path: Path) -> sqlite3.Connection:
             shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
         with closing(sqlite3.connect(copy)) as source:
             source.backup(memory)
+    memory.execute("PRAGMA query_only = ON")
+    return memory
+
+
+def _upgraded(old: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in memory of a store of an older schema, brought to this one."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    old.backup(memory)
+    in_one_transaction(memory, lambda: upgrade(memory))()
+    memory.row_factory = sqlite3.Row
     memory.execute("PRAGMA query_only = ON")
     return memory
 

@@ -1,15 +1,20 @@
 """The tables of a measurement store, and how stores of older schemas get them.
 
 A store of schema 1 becomes one of schema 2 in one transaction, when it is opened for writing. What
-it was before is kept next to it as ``STORE.schema1``.
+it was before is kept next to it as ``STORE.schema1``. Who only reads it sees a copy in memory that
+went the same way.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+
+from tvm_costmodel.profiling.devices import name_by_processor
+from tvm_costmodel.profiling.measuring.record import measurement_key
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x5456434D  # "TVCM"
@@ -80,9 +85,58 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     if identity(connection)[0] != 1:
         return
     _keep_copy(path)
+    upgrade(connection)
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Brings tables of schema 1 to this one: their columns, and devices named by processor."""
     for statement in _FROM_1:
         connection.execute(statement)
+    _name_by_processor(connection)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _name_by_processor(connection: sqlite3.Connection) -> None:
+    """Names rows by the processor of their environment, where they name an instruction set.
+
+    A kernel does not say which environment it is of: it goes to each processor with rows of its
+    old device.
+    """
+    cpus = {key: _cpu(facts) for key, facts in connection.execute("SELECT * FROM environments")}
+    names: dict[str, set[str]] = {}
+    rows = connection.execute(
+        "SELECT id, device, environment_id, graph_hash, source_key, pipeline_key, protocol "
+        "FROM measurements"
+    ).fetchall()
+    for row, device, environment, graph, source, pipeline, protocol in rows:
+        name = name_by_processor(device, cpus.get(environment, {}))
+        names.setdefault(device, set()).add(name)
+        if name != device:
+            key = measurement_key(graph or source, name, pipeline, protocol)
+            connection.execute(
+                "UPDATE measurements SET device = ?, key = ? WHERE id = ?", (name, key, row)
+            )
+    columns = (
+        "pipeline_key, protocol, name, latency_s, noise, flops, parameters, template, components"
+    )
+    for device, by_processor in names.items():
+        for name in by_processor - {device}:
+            connection.execute(
+                f"INSERT OR IGNORE INTO kernels (hash, device, {columns}) "
+                f"SELECT hash, ?, {columns} FROM kernels WHERE device = ?",
+                (name, device),
+            )
+        if device not in by_processor:
+            connection.execute("DELETE FROM kernels WHERE device = ?", (device,))
+
+
+def _cpu(facts: str) -> dict[str, str]:
+    """The processor of an environment's stored facts; empty where they hold none."""
+    try:
+        cpu = json.loads(facts).get("cpu")
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return {}
+    return cpu if isinstance(cpu, dict) else {}
 
 
 def _keep_copy(path: Path) -> None:

@@ -131,8 +131,8 @@ def stored_object(text: object, where: str) -> dict[str, Any]:
 
 
 def components_of(row: sqlite3.Row) -> dict[str, int] | None:
-    """The record of a row; None where it, or a store of the first schema, has none."""
-    text = row["components"] if "components" in row.keys() else None
+    """The record of a row; None where it has none."""
+    text = row["components"]
     return None if text is None else parse_object(str(text))
 
 
@@ -147,7 +147,7 @@ def kernel_time(row: sqlite3.Row, calls: int, name: str | None = None) -> Kernel
         noise=row["noise"],
         flops=row["flops"],
         parameters=parameters,
-        template=row["template"] if "template" in row.keys() else None,
+        template=row["template"],
         components=components_of(row),
     )
 

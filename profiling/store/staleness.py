@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -25,6 +26,7 @@ def stale_components(row: Measurement, graph: OpGraph | None = None) -> tuple[st
         graph: Its graph, where that was parsed already.
     """
 
+    @functools.cache
     def kinds() -> frozenset[str]:
         if graph is None and not row.graph:
             return frozenset()

@@ -18,6 +18,9 @@ from tvm_costmodel.errors import CostModelError, MeasurementError
 from tvm_costmodel.profiling.measuring.cpu_affinity import TimingLock
 from tvm_costmodel.profiling.worker.pipe import Receiver, send
 
+PROGRAM = ("-m", "tvm_costmodel.profiling.worker.server")
+"""Arguments of Python that run a worker."""
+
 _POLL_S = 0.5
 _START_TIMEOUT_S = 180.0
 _HEAD_LINES, _TAIL_LINES = 4, 8
@@ -86,7 +89,7 @@ class Worker:
         variables = os.environ | dict.fromkeys(_ONE_THREAD, "1")
         variables["TVM_NUM_THREADS"] = str(self._threads)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "tvm_costmodel.profiling.worker.server"],
+            [sys.executable, *PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -9,12 +9,9 @@ go to what was standard output, and everything printed goes to standard error.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,6 +19,7 @@ from typing import Any
 
 from tvm_costmodel.compilers.components import COMPONENTS, full_record, used_versions
 from tvm_costmodel.compilers.registry import compiler_named
+from tvm_costmodel.confinement import end_with_parent
 from tvm_costmodel.errors import CostModelError, MissingDependencyError
 from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.devices.targets import make_target
@@ -31,8 +29,6 @@ from tvm_costmodel.profiling.runners.executors import make_runner
 from tvm_costmodel.profiling.sources import source_from_dict
 from tvm_costmodel.profiling.worker.pipe import Receiver, send
 from tvm_costmodel.tvm_version import import_tvm_without_torch
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Session:
@@ -63,6 +59,7 @@ class Session:
 
         device = Device.from_dict(request["device"])
         self._config = MeasurementConfig.from_dict(request["measurement"])
+        self._cross_compiler = device.cross_compiler
         self._target = make_target(device, self._compiler)
         self._pipeline = self._compiler.config(request["pipeline"])
         self._runner = make_runner(self._compiler.executor, device, self._target)
@@ -78,8 +75,8 @@ class Session:
         """Makes the module of a source and exports its graph."""
         self.forget(request)
         self._source = request["source"]
-        self._module, graph = source_from_dict(self._source).load()
-        return {"graph_hash": graph.hash, "graph": graph.to_json()}
+        self._module, self._graph = source_from_dict(self._source).load()
+        return {"graph_hash": self._graph.hash, "graph": self._graph.to_json()}
 
     def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Compiles the module that was described last."""
@@ -150,14 +147,30 @@ class Session:
         return self._parts(build)
 
     def measure_interleaved(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Times held builds interleaved; drops those of ``drop`` afterwards."""
+        """Times held builds interleaved."""
         pin(self._cores)
         specs = self._compiler.input_specs(self._module)
         settings = (specs, request["rounds"], request.get("compare", True))
-        try:
-            return {"slots": self._interleaved.time(request["slots"], *settings)}
-        finally:
-            self._interleaved.drop(request["drop"])
+        return {"slots": self._interleaved.time(request["slots"], *settings)}
+
+    def drop(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Frees held builds."""
+        self._interleaved.drop(request["slots"])
+        return {}
+
+    def export(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes a held build as a library."""
+        build = self._interleaved.held(request["slot"])
+        build.export(request["path"], self._cross_compiler)
+        return {}
+
+    def runtime_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ids of operators whose weights are passed at run time."""
+        if self._compiler.name != "relax":
+            return {"operators": []}
+        from tvm_costmodel.compilers.relax.runtime_weights import runtime_weights
+
+        return {"operators": sorted(runtime_weights(self._module, self._graph))}
 
     def check_outputs(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Compares the outputs of a build, held under ``slot`` or the last, with a reference."""
@@ -197,12 +210,6 @@ def _compiler_facts(target: Any) -> dict[str, Any]:
     return {"llvm": str(codegen.llvm_version_major()), "target": str(target)}
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to end this program when the profiler is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _answer(handler: Callable[[Mapping[str, Any]], dict[str, Any]], request: Any) -> dict[str, Any]:
     try:
         return {"ok": handler(request)}
@@ -220,7 +227,7 @@ def _answer(handler: Callable[[Mapping[str, Any]], dict[str, Any]], request: Any
 
 def serve() -> None:
     """Answers requests until the profiler closes the pipe."""
-    _die_with_parent()
+    end_with_parent()
     import_tvm_without_torch()
     faulthandler.enable()
     answers = os.dup(1)
@@ -234,6 +241,9 @@ def serve() -> None:
         "pipelines": session.pipelines,
         "build_variant": session.build_variant,
         "measure_interleaved": session.measure_interleaved,
+        "drop": session.drop,
+        "export": session.export,
+        "runtime_weights": session.runtime_weights,
         "check_outputs": session.check_outputs,
         "forget": session.forget,
     }

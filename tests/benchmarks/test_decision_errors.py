@@ -9,20 +9,17 @@ import pytest
 
 from benchmarks.graph_tuning.decision_errors import errors, line, regret_of
 from tests.graphs import plain_graph
-from tvm_costmodel.tuning.learning.variant_dataset import TunedLabels
-from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.training.dataset import LabelledGraphs
 
 
-def labels(*networks: list[float]) -> TunedLabels:
+def labels(*networks: list[float]) -> LabelledGraphs:
     """Networks by the seconds of the default and its variants."""
     flat = [(f"n{i}", value) for i, values in enumerate(networks) for value in values]
     graph = plain_graph(np.random.default_rng(0))
-    return TunedLabels(
+    return LabelledGraphs(
         (graph,) * len(flat),
         np.array([value for _, value in flat]),
-        tuple(name for name, _ in flat),
-        ("chain",) * len(flat),
-        (Candidate(),) * len(flat),
+        networks=tuple(name for name, _ in flat),
     )
 
 

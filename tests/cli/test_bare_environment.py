@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.graphs import resnet_graph
+from tests.graphs import labelled_graphs, resnet_graph
+from tests.profiling.labels import write_store
 
 PACKAGES = (
     "tvm tvm_ffi torch onnx onnxslim onnxruntime xgboost scipy safetensors tabulate tqdm psutil"
@@ -32,7 +33,7 @@ def run(*argv: str, present: tuple[str, ...] = ()) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize(
-    ("command", "shown"), [("devices", "cpu-x86-avx512"), ("models", "roofline_former")]
+    ("command", "shown"), [("devices", "cpu-amd-zen5"), ("models", "roofline_former")]
 )
 def test_commands_that_look_need_numpy_alone(command: str, shown: str) -> None:
     done = run(command)
@@ -55,7 +56,7 @@ def graph(tmp_path: Path) -> str:
 
 
 def test_a_graph_is_predicted_with_onnx_runtime_alone(graph: str) -> None:
-    argv = ("predict", graph, "--device", "cpu-x86-avx512", "--format", "json")
+    argv = ("predict", graph, "--device", "cpu-amd-zen5", "--format", "json")
     done = run(*argv, present=("onnxruntime",))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["predictor"] == "roofline_former"
@@ -65,13 +66,13 @@ def test_a_graph_is_predicted_with_onnx_runtime_alone(graph: str) -> None:
     ("argv", "package"),
     [
         (("predict", "model.onnx"), "onnx"),
-        (("compare", "--store", "labels.jsonl.xz", "--predictors", "flops"), "scipy"),
+        (("compare", "--store", "labels.db", "--predictors", "flops"), "scipy"),
     ],
 )
 def test_a_missing_package_is_one_line(argv: tuple[str, ...], package: str, tmp_path: Path) -> None:
-    labels = Path(__file__).parents[2] / "profiling" / "labels" / "cpu-x86-avx512.jsonl.xz"
+    labels = write_store(tmp_path / "labels.db", *labelled_graphs(40), "rpi4")
     (tmp_path / "model.onnx").write_bytes(b"\x08\x08")
-    files = {"model.onnx": str(tmp_path / "model.onnx"), "labels.jsonl.xz": str(labels)}
+    files = {"model.onnx": str(tmp_path / "model.onnx"), "labels.db": labels}
     done = run(*(files.get(arg, arg) for arg in argv))
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert f"pip install {package}" in done.stderr

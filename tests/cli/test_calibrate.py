@@ -106,7 +106,7 @@ def test_the_checkpoint_predicts_for_the_board_alone(
     assert result["device"] == BOARD and result["predictor"] == "xgboost"
     assert result["latency_ms"] == pytest.approx(OTHER[0] * 1e3, rel=0.3)
     assert result["low_ms"] < result["latency_ms"] < result["high_ms"]
-    message = refused(capsys, *argv, "cpu-x86-avx512")
+    message = refused(capsys, *argv, "cpu-amd-zen5")
     assert f"trained for {BOARD}" in message and "`tvm-costmodel calibrate`" in message
     argv = ("predict", str(model), "--checkpoint", str(trained), "--device", BOARD)
     assert "trained for cpu-a" in refused(capsys, *argv)
@@ -278,7 +278,7 @@ def test_predictors_and_directories_that_do_not_fit_are_refused(
     assert "is not a checkpoint" in message
     message = refused(capsys, *calibrate(tmp_path / "none", store, tmp_path / "board"))
     assert "none" in message and "tvm-costmodel train" in message
-    former = Path("cpu-x86-avx512/kernel_former")
+    former = Path("cpu-amd-zen5/kernel_former")
     message = refused(capsys, *calibrate(former, store, tmp_path / "board"))
     assert "for `tvm-costmodel tune`" in message
     assert [path.name for path in tmp_path.rglob("*")] == ["notes", "note.txt"]
@@ -288,7 +288,7 @@ def test_predictors_and_directories_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--suite", "quick", "--select", "5"], "--calibrate-for cpu-x86-avx512/roofline_former"),
+        (["--suite", "quick", "--select", "5"], "--calibrate-for cpu-amd-zen5/roofline_former"),
         (["--select", "5", "--calibrate-for", "TRAINED"], "needs networks to select from"),
         (["--suite", "quick", "--calibrate-for", "TRAINED"], "need --select N"),
         (["--suite", "quick", "--strategy", "random"], "need --select N"),
@@ -301,8 +301,8 @@ def test_predictors_and_directories_that_do_not_fit_are_refused(
             "cannot choose 5 of 4 candidates",
         ),
         (
-            ["--suite", "quick", "--select", "5", "--calibrate-for", "cpu-x86-avx512/xgboost"],
-            "was trained for cpu-x86-avx512",
+            ["--suite", "quick", "--select", "5", "--calibrate-for", "cpu-amd-zen5/xgboost"],
+            "was trained for cpu-amd-zen5",
         ),
     ],
 )
@@ -314,7 +314,7 @@ def test_selections_that_cannot_be_made_are_refused(
     message: str,
 ) -> None:
     options = [str(trained) if word == "TRAINED" else word for word in argv]
-    where = ("--device", "cpu-x86-avx512", "--store", str(tmp_path / "m.db"))
+    where = ("--device", "cpu-amd-zen5", "--store", str(tmp_path / "m.db"))
     assert message in refused(capsys, "profile", *options, *where)
     assert list(tmp_path.iterdir()) == []
 
@@ -353,9 +353,9 @@ def test_a_shipped_predictor_learns_a_board_whose_memory_is_slow(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The labels that ship, made 4 to 28 times as long: three times, and 4 GB/s on top."""
-    source = Path("cpu-x86-avx512/xgboost")
+    source = Path("cpu-amd-zen5/xgboost")
     known = load_predictor(source).regressor
-    labels = LabelledGraphs.of(read_labels(SHIPPED / "cpu-x86-avx512.jsonl.xz", keep_stale=True))
+    labels = LabelledGraphs.of(read_labels(SHIPPED / "cpu-amd-zen5.jsonl.xz", keep_stale=True))
     learned = learned_networks(known.card)
     assert learned is not None
     new = labels.subset([i for i, key in enumerate(labels.hashes) if key not in learned])

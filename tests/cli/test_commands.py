@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.networks import onnx_network_path
+from tvm_costmodel import diagnostics
 from tvm_costmodel.cli import main
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models import ZOO
@@ -103,10 +104,10 @@ def test_export_writes_the_graph_it_describes(
 
 
 def test_predict_answers_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
-    result = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx512")
+    result = run_json(capsys, "predict", SQUEEZENET, "--device", "cpu-amd-zen5")
     assert result["source"] == "predicted"
     assert result["predictor"] == "roofline_former"
-    assert result["device"] == "cpu-x86-avx512"
+    assert result["device"] == "cpu-amd-zen5"
     assert 0 < result["low_ms"] <= result["latency_ms"] <= result["high_ms"]
 
 
@@ -133,19 +134,19 @@ def test_profile_reuses_what_is_stored(
 
 def test_devices_and_models_list_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     devices = run_json(capsys, "devices")
-    assert {"cpu-x86-avx512", "cpu-arm64", "rpi4"} <= {d["name"] for d in devices["devices"]}
+    assert {"cpu-amd-zen5", "jetson-orin-cpu", "rpi4"} <= {d["name"] for d in devices["devices"]}
     models = run_json(capsys, "models")
     assert models["predictors"] == REGISTERED
     shipped = {c["name"] for c in models["checkpoints"]}
-    assert {f"cpu-x86-avx512/{name}" for name in ("kernel_former", "xgboost", "flops")} <= shipped
+    assert {f"cpu-amd-zen5/{name}" for name in ("kernel_former", "xgboost", "flops")} <= shipped
 
 
 def test_a_predictor_of_decisions_does_not_answer_for_networks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     message = refused(
-        capsys, "predict", SQUEEZENET, "--checkpoint", "cpu-x86-avx512/kernel_former",
-        "--device", "cpu-x86-avx512",
+        capsys, "predict", SQUEEZENET, "--checkpoint", "cpu-amd-zen5/kernel_former",
+        "--device", "cpu-amd-zen5",
     )  # fmt: skip
     assert "for `tvm-costmodel tune`" in message
 
@@ -192,8 +193,8 @@ def test_a_dynamic_shape_asks_for_shape(
 
 
 def test_an_unknown_device_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "predict", SQUEEZENET, "--device", "cpu-x86-avx51")
-    assert "'cpu-x86-avx512'" in message
+    message = refused(capsys, "predict", SQUEEZENET, "--device", "cpu-amd-zeno")
+    assert "'cpu-amd-zen5'" in message
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])
@@ -212,13 +213,13 @@ def test_a_damaged_checkpoint_and_one_of_another_device_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "checkpoint"
-    shutil.copytree(ZOO / "cpu-x86-avx512" / "nar_former_v2", folder)
+    shutil.copytree(ZOO / "cpu-amd-zen5" / "nar_former_v2", folder)
     argv = ("predict", SQUEEZENET, "--checkpoint", str(folder))
     message = refused(capsys, *argv, "--device", "rpi4")
-    assert "cpu-x86-avx512" in message and "rpi4" in message
+    assert "cpu-amd-zen5" in message and "rpi4" in message
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "checksum" in refused(capsys, *argv, "--device", "cpu-x86-avx512")
+    assert "checksum" in refused(capsys, *argv, "--device", "cpu-amd-zen5")
 
 
 def test_a_store_of_a_schema_that_no_version_wrote_is_refused(
@@ -258,7 +259,7 @@ def test_labels_are_moved_without_measuring(
 def test_a_damaged_label_file_adds_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    shipped = devices.FOLDER.parent / "labels" / "cpu-x86-avx512.jsonl.xz"
+    shipped = devices.FOLDER.parent / "labels" / "cpu-amd-zen5.jsonl.xz"
     damaged = tmp_path / "damaged.jsonl.xz"
     damaged.write_bytes(shipped.read_bytes()[:200_000])
     new = tmp_path / "new.db"
@@ -294,12 +295,30 @@ def test_cores_that_are_none_are_wrong_usage(
 def test_doctor_is_content_on_a_processor_without_a_shipped_predictor(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "_processor_features", lambda: {"avx2", "fma"})
+    cpu = {"vendor_id": "GenuineIntel", "cpu family": "6", "model": "250"}
+    monkeypatch.setattr(devices, "identity", lambda: cpu)
     result = run_json(capsys, "doctor")
     checks = {c["name"]: c for c in result["checks"]}
     assert result["healthy"]
     assert not checks["shipped predictor"]["ok"]
-    assert "tvm-costmodel train" in checks["shipped predictor"]["remedy"]
+    assert checks["shipped predictor"]["found"] == "roofline_former for cpu-amd-zen5"
+    assert "measure a few networks of cpu-intel-f6m250" in checks["shipped predictor"]["remedy"]
+
+
+@pytest.mark.parametrize(("version", "fits"), [("0.27.1", True), ("0.28.0", False)])
+def test_doctor_says_when_the_predictor_learned_with_another_tvm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, version: str, fits: bool
+) -> None:
+    cpu = {"vendor_id": "AuthenticAMD", "cpu family": "26", "model": "2"}
+    monkeypatch.setattr(devices, "identity", lambda: cpu)
+    monkeypatch.setattr(diagnostics, "_version", lambda package: version)
+    main(["doctor", "--format", "json"])
+    checks = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
+    found = checks["shipped predictor"]
+    assert found["ok"] is fits
+    if not fits:
+        assert f"learned with TVM 0.27.0.post1; this is {version}" in found["found"]
+        assert "tvm-costmodel doctor --measure" in found["remedy"]
 
 
 def test_a_store_of_another_schema_is_refused(

@@ -13,7 +13,7 @@ from tvm_costmodel.cli import main
 
 pytest.importorskip("onnxruntime")
 
-DEVICE = ("--device", "cpu-x86-avx512")
+DEVICE = ("--device", "cpu-amd-zen5")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_checkpoint_without_export_names_the_command_that_makes_one(
     capsys: pytest.CaptureFixture[str], resnet: str
 ) -> None:
     argv = ("predict", resnet, *DEVICE, "--engine", "onnxruntime", "--checkpoint")
-    message = refused(capsys, *argv, "cpu-x86-avx512/nar_former_v2")
+    message = refused(capsys, *argv, "cpu-amd-zen5/nar_former_v2")
     assert "holds no network in ONNX" in message and "tvm-costmodel models export" in message
 
 
@@ -62,7 +62,7 @@ def test_models_export_wants_a_checkpoint_and_a_place(
     assert "name a checkpoint and an output" in refused(capsys, "models", "export")
     assert "are for `tvm-costmodel models export" in refused(capsys, "models", "-o", "somewhere")
     target = str(tmp_path / "exported")
-    message = refused(capsys, "models", "export", "cpu-x86-avx512/xgboost", "-o", target)
+    message = refused(capsys, "models", "export", "cpu-amd-zen5/xgboost", "-o", target)
     assert "xgboost needs no export" in message
     message = refused(capsys, "models", "export", str(tmp_path), "-o", target)
     assert "no checkpoint at" in message

@@ -116,7 +116,7 @@ def on_this_device(checkpoint: Path, tmp_path: Path) -> Path:
     for path in checkpoint.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     card = json.loads((folder / "checkpoint.json").read_text())
-    (folder / "checkpoint.json").write_text(json.dumps({**card, "device": "cpu-x86-avx512"}))
+    (folder / "checkpoint.json").write_text(json.dumps({**card, "device": "cpu-amd-zen5"}))
     return folder
 
 
@@ -154,6 +154,6 @@ def test_the_table_shows_the_five_largest_when_asked_to_say_more(
 def test_a_predictor_of_the_whole_alone_has_no_shares(
     capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
-    argv = ["predict", model, "--checkpoint", "cpu-x86-avx512/flops"]
-    answer = json_of(capsys, [*argv, "--device", "cpu-x86-avx512", "--format", "json", "-v"])
+    argv = ["predict", model, "--checkpoint", "cpu-amd-zen5/flops"]
+    answer = json_of(capsys, [*argv, "--device", "cpu-amd-zen5", "--format", "json", "-v"])
     assert "per_op" not in answer

@@ -134,9 +134,9 @@ def test_a_device_without_a_predictor_says_how_to_make_one(
     capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path
 ) -> None:
     argv = ["tune", model, "--shape", "x=1,3,12,12", "-o", str(tmp_path / "out")]
-    message = refused(capsys, *argv, "--device", "cpu-arm64")
+    message = refused(capsys, *argv, "--device", "rpi4")
     assert "no checkpoint" in message and "tvm-costmodel train" in message
-    message = refused(capsys, *argv, "--device", "cpu-x86-avx512", "--predictor", "roofline_former")
+    message = refused(capsys, *argv, "--device", "cpu", "--predictor", "roofline_former")
     assert "cannot tell variants apart" in message and "kernel_former" in message
     assert list(tmp_path.iterdir()) == []
 
@@ -211,11 +211,11 @@ def test_an_interrupt_keeps_the_best_so_far(model: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     store = output / "measurements.db"
 
-    def some_are_measured() -> bool:
+    def some_are_measured() -> bool:  # of the second group, so that the first was taken in
         if not store.exists():
             return False
         with Store(store, write=False) as opened:
-            return sum(1 for _ in opened.measurements(status=None, variants=True)) >= 4
+            return sum(1 for _ in opened.measurements(status=None, variants=True)) > 4
 
     code, result, errors = interrupted(model, output, some_are_measured)
     assert code == 130, errors

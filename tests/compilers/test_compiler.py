@@ -93,7 +93,7 @@ def test_descriptions_are_those_of_the_shipped_labels():
     assert described["pipeline_key"] == "406af521d93343d4"
     assert set(described["pipeline"]) == {"config", "pipeline_version", "rule_version"}
     assert RELAX.config(described["pipeline"]["config"]) == RELAX.config()
-    for compiler, file in ((RELAX, "cpu-x86-avx512"), (RELAY, "cpu-x86-avx512-relay-variants")):
+    for compiler, file in ((RELAX, "cpu-amd-zen5"), (RELAY, "cpu-amd-zen5-relay-variants")):
         with lzma.open(LABELS / f"{file}.jsonl.xz", "rt") as lines:
             header = json.loads(next(lines))
         config = compiler.config(compiler.label_pipeline)

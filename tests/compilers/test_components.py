@@ -15,8 +15,15 @@ from tvm_costmodel.compilers import components
 from tvm_costmodel.compilers.components import COMPONENTS, DEPTHWISE, full_record, operator_kinds
 from tvm_costmodel.compilers.cpu_rule.rule import TEMPLATES
 from tvm_costmodel.compilers.relax import PipelineConfig, build, cpu_target
+from tvm_costmodel.frontends.onnx.operators.rewriting import REWRITES
 from tvm_costmodel.frontends.onnx.reader import from_onnx, onnx_to_relax
-from tvm_costmodel.frontends.onnx.rewrites import note_rewrite, rewrites_of
+from tvm_costmodel.frontends.onnx.relax_importer import NAMED_ALWAYS
+from tvm_costmodel.frontends.onnx.rewrites import (
+    IMPORTER,
+    component_of,
+    note_rewrite,
+    rewrites_of,
+)
 from tvm_costmodel.frontends.relax.export import from_relax
 from tvm_costmodel.ops import CATALOGUE
 
@@ -132,6 +139,11 @@ def test_importers_name_their_rewrites() -> None:
     assert [k.hash for k in unmarked.kernels] == [
         k.hash for k in build(marked, cpu_target()).kernels
     ]
+
+
+def test_each_operator_that_is_rewritten_has_a_component_of_its_own() -> None:
+    rewritten = {component_of(name) for name in (*REWRITES, *NAMED_ALWAYS, "Pad")}
+    assert rewritten | {IMPORTER} == {name for name in NAMES if name.startswith("importer/")}
 
 
 def test_records_tell_what_was_left_alone_from_what_was_not_there(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from benchmarks.compiler.onnx_operator_cases import (
-    forked_outcome,
+    forked_outcomes,
     named_by_importer,
     operator_tests,
     outcome_of,
@@ -18,11 +19,14 @@ from tests.networks import model_of, onnx_inputs, run_onnxruntime, run_relax
 from tvm_costmodel.frontends.onnx.reader import onnx_to_relax
 
 RIGHT = {
-    "attention": ["attention_3d_gqa", "attention_4d_attn_mask"],
+    "attention": ["attention_3d_gqa", "attention_4d", "attention_4d_attn_mask"],
+    "bitshift": ["bitshift_left_int8_shift_ge_width", "bitshift_right_int8_negative_shift"],
     "bitwiseor": ["bitwise_or_i32_2d"],
     "convtranspose": ["convtranspose_output_shape"],
     "cumsum": ["cumsum_2d_negative_axis"],
     "dropout": ["dropout_default_mask"],
+    "einsum": ["einsum_batch_matmul"],
+    "eyelike": ["eyelike_with_dtype"],
     "isinf": ["isinf_positive"],
     "layernormalization": ["layer_normalization_4d_axis1"],
     "onehot": ["onehot_with_negative_axis"],
@@ -44,13 +48,18 @@ RIGHT = {
 }
 REFUSED = {
     "batch_normalization": ["batchnorm_example_training_mode"],
-    "bitshift": ["bitshift_left_int8_shift_ge_width"],
     "cast": ["cast_FLOAT_to_FLOAT8E4M3FN", "cast_UINT4_to_FLOAT16", "cast_FLOAT4E2M1_to_FLOAT"],
     "dropout": ["training_dropout_default"],
     "quantizelinear": ["quantizelinear_int2", "quantizelinear_blocked_symmetric"],
     "reducel2": ["reduce_l2_empty_set"],
     "roialign": ["roialign_mode_max"],
 }
+
+
+def _same_as_onnxruntime(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> None:
+    outputs = run_relax(onnx_to_relax(model), list(inputs.values()), fast=True)
+    for got, expected in zip(outputs, run_onnxruntime(model, inputs), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def _named(modules: dict[str, list[str]]) -> list:
@@ -80,15 +89,44 @@ def test_pooling_pads_as_the_standard_says() -> None:
         )
         model = model_of([pool], {"x": [1, 2, size, 9]}, {"y": None})
         inputs = onnx_inputs(model)
-        [got] = run_relax(onnx_to_relax(model), list(inputs.values()), fast=True)
-        np.testing.assert_array_equal(got, run_onnxruntime(model, inputs)[0])
+        _same_as_onnxruntime(model, inputs)
+
+
+def test_branches_are_rewritten_as_the_graph_around_them() -> None:
+    scales = numpy_helper.from_array(np.array([1, 1, 1.7, 1.7], np.float32), "s")
+    branches = {}
+    for name, mode in (("then_branch", "nearest"), ("else_branch", "linear")):
+        nodes = [
+            helper.make_node("Constant", [], ["s"], value=scales),
+            helper.make_node("Resize", ["x", "", "s"], ["o"], mode=mode),
+        ]
+        output = helper.make_tensor_value_info("o", onnx.TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(nodes, name, [], [output])
+    node = helper.make_node("If", ["c"], ["y"], **branches)
+    model = model_of([node], {"c": [], "x": [1, 2, 5, 5]}, {"y": None})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    for choice in (True, False):
+        image = np.random.default_rng(0).random((1, 2, 5, 5), np.float32)
+        _same_as_onnxruntime(model, {"c": np.array(choice), "x": image})
+
+
+def test_a_normalisation_over_channels_behind_a_convolution() -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.random((6, 3, 1, 1), np.float32), "g": rng.random((6, 5, 4), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("LayerNormalization", ["c", "g"], ["y"], axis=-3),
+    ]
+    model = model_of(nodes, {"x": [1, 3, 5, 4]}, {"y": None}, weights)
+    inputs = {"x": rng.random((1, 3, 5, 4), np.float32)}
+    _same_as_onnxruntime(model, inputs)
 
 
 @pytest.mark.slow
 def test_all_of_them() -> None:
     cases = named_by_importer(operator_tests())
     assert len(cases) > 1150
-    outcomes = [forked_outcome(case) for case in cases]
+    outcomes = list(forked_outcomes(cases))
     counts = collections.Counter(o.status for o in outcomes)
     assert [o for o in outcomes if o.status in ("wrong", "unclear")] == []
     assert counts["right"] >= 0.85 * len(cases)

@@ -30,6 +30,18 @@ def small(recipe: AccuracyTraining = RECIPE, train: list[np.ndarray] = TRAIN) ->
     )
 
 
+def trained() -> np.ndarray:
+    training = small()
+    training.run()
+    return training.predict(np.arange(24))
+
+
+def test_the_callers_random_numbers_stay_as_they_are() -> None:
+    before = torch.get_rng_state()
+    build_ensemble("nn_former", replace(RECIPE, steps=2), CELLS, LABELS, TRAIN).run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_members_together_answer_as_each_alone(name: str) -> None:
     recipe = replace(NETWORKS[name].recipe, steps=1, batch_size=4)
@@ -38,14 +50,15 @@ def test_members_together_answer_as_each_alone(name: str) -> None:
     chosen = torch.tensor([[0, 5, 9], [1, 2, 3]])
     inputs = training.encode(CELLS.batch(chosen))
     with torch.no_grad():
-        together = training._together(inputs)
-        alone = training._one_by_one(inputs)
+        together = training.stack.forward(inputs, shared=False)
+        alone = training.stack.forward(inputs, shared=False, together=False)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert together.shape == (2, 3) and together.std() > 0
 
 
 def test_members_learn_their_own_cells() -> None:
-    training = small(replace(RECIPE, steps=400, ranking=0.0, consistency=0.0)).run()
+    training = small(replace(RECIPE, steps=400, ranking=0.0, consistency=0.0))
+    training.run()
     for predicted, chosen in zip(training.predict(np.arange(24)), TRAIN, strict=True):
         error = np.abs(predicted - LABELS)[chosen].mean()
         assert error < 0.5 * np.abs(LABELS[chosen] - LABELS[chosen].mean()).mean()
@@ -54,10 +67,10 @@ def test_members_learn_their_own_cells() -> None:
 def test_labels_of_other_cells_are_not_read() -> None:
     global LABELS
     labels = LABELS
-    first = small().run().predict(np.arange(24))
+    first = trained()
     try:
         LABELS = np.where(np.arange(24) < 20, LABELS, np.nan)
-        second = small().run().predict(np.arange(24))
+        second = trained()
     finally:
         LABELS = labels
     np.testing.assert_array_equal(first, second)

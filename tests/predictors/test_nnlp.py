@@ -34,10 +34,10 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, monkeypatch
     straight = fit(epochs=6)
     run_epoch = Trainer._run_epoch
 
-    def stop_after_three(trainer: Trainer) -> None:
-        if trainer.progress.epoch == 3:
+    def stop_after_three(trainer: Trainer, epoch: int, bar: object) -> float:
+        if epoch == 3:
             raise KeyboardInterrupt
-        run_epoch(trainer)
+        return run_epoch(trainer, epoch, bar)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_run_epoch", stop_after_three)

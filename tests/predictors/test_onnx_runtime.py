@@ -26,7 +26,7 @@ from tvm_costmodel.transfer.calibration import calibrate
 
 pytest.importorskip("onnxruntime")
 
-SHIPPED = "cpu-x86-avx512/roofline_former"
+SHIPPED = "cpu-amd-zen5/roofline_former"
 SMALL, LATENCY = labelled_graphs(20)
 
 
@@ -64,7 +64,7 @@ def test_both_engines_give_the_same_estimates(
         assert estimate.low_s == pytest.approx(expected.low_s, rel=1e-5)
         assert estimate.high_s == pytest.approx(expected.high_s, rel=1e-5)
         assert estimate.unknown_ops == expected.unknown_ops
-        assert (estimate.predictor, estimate.device) == ("roofline_former", "cpu-x86-avx512")
+        assert (estimate.predictor, estimate.device) == ("roofline_former", "cpu-amd-zen5")
 
 
 @pytest.mark.parametrize("graph", [GRAPHS[0], *GRAPHS[20:23]], ids=lambda graph: len(graph))
@@ -141,7 +141,7 @@ def test_a_missing_or_older_runtime_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_trees_and_formulas_need_no_engine() -> None:
     for name in ("xgboost", "flops"):
-        engines = [load_predictor(f"cpu-x86-avx512/{name}", engine=e) for e in ("torch", "auto")]
+        engines = [load_predictor(f"cpu-amd-zen5/{name}", engine=e) for e in ("torch", "auto")]
         assert type(engines[0].regressor) is type(engines[1].regressor)
 
 
@@ -158,14 +158,14 @@ from tvm_costmodel import OpGraph, load_predictor
 from tvm_costmodel.errors import CostModelError
 
 graph = OpGraph.from_json(sys.stdin.read())
-e = load_predictor("cpu-x86-avx512").predict(graph)
+e = load_predictor("cpu-amd-zen5").predict(graph)
 answers = {"roofline_former": [e.latency_s, e.low_s, e.high_s, *e.per_op[0]]}
 assert "scipy" not in sys.modules and "xgboost" not in sys.modules
 for name in ("xgboost", "flops"):
-    answers[name] = load_predictor("cpu-x86-avx512", name).predict(graph).latency_s
+    answers[name] = load_predictor("cpu-amd-zen5", name).predict(graph).latency_s
 for arguments in ({"engine": "torch"}, {"predictor": "nar_former_v2"}):
     try:
-        load_predictor("cpu-x86-avx512", **arguments)
+        load_predictor("cpu-amd-zen5", **arguments)
     except CostModelError as error:
         answers[str(arguments)] = f"{type(error).__name__}: {error}"
 print(json.dumps(answers))
@@ -189,7 +189,7 @@ def test_the_shipped_predictors_answer_where_torch_is_not(torch_engine: Predicto
     assert [latency_s, low_s, high_s, share_s] == pytest.approx(numbers, rel=1e-5)
     assert graph.operators[operator].op == op == "conv2d"
     for name in ("xgboost", "flops"):
-        here = load_predictor("cpu-x86-avx512", name).predict(graph).latency_s
+        here = load_predictor("cpu-amd-zen5", name).predict(graph).latency_s
         assert answers[name] == pytest.approx(here, rel=1e-6)
     refused = "MissingDependencyError: the torch engine needs PyTorch: pip install torch"
     assert answers["{'engine': 'torch'}"] == refused

@@ -29,7 +29,7 @@ from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 for name in ("onnxscript", "onnxruntime"):
     pytest.importorskip(name)
 
-DEVICE = "cpu-x86-avx512"
+DEVICE = "cpu-amd-zen5"
 GRAPH = resnet_graph((1, 1), 16, 32, 10)
 
 
@@ -132,7 +132,7 @@ from tvm_costmodel.tuning.search.search import search
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
 space = DecisionSpace.for_graph(OpGraph.from_json(sys.stdin.read()), tolerance=1e-2)
-scorer, name = load_scorer(sys.argv[1], space, resolve_device("cpu-x86-avx512"))
+scorer, name = load_scorer(sys.argv[1], space, resolve_device("cpu-amd-zen5"))
 best = search(space, scorer, candidates=300).ranked[0]
 print(json.dumps([name, type(scorer).__name__, best.candidate.to_dict(), best.latency_s]))
 """

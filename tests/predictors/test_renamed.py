@@ -59,8 +59,8 @@ def test_an_old_name_is_answered_with_the_one_in_use(old: str, new: str) -> None
         lambda: build_regressor(old),
         lambda: compare(labels(), ["flops", old]),
         lambda: load_predictor(old),
-        lambda: load_predictor(f"cpu-x86-avx512/{old}"),
-        lambda: load_predictor("cpu-x86-avx512", old),
+        lambda: load_predictor(f"cpu-amd-zen5/{old}"),
+        lambda: load_predictor("cpu-amd-zen5", old),
     ):
         with pytest.raises(ConfigError, match=message):
             call()

@@ -27,5 +27,7 @@ def test_describe_says_what_the_facts_hold_and_nothing_else() -> None:
 
 
 def test_machine_name_is_safe_in_a_file_name() -> None:
-    assert machine_name(FACTS) == "amd-epyc-tm-9"
+    zen5 = {"vendor_id": "AuthenticAMD", "cpu family": "26", "model": "2"}
+    assert machine_name({"cpu": zen5 | {"model name": "AMD EPYC"}}) == "amd-zen5"
+    assert machine_name({"cpu": {"model name": "AMD EPYC (TM) 9"}}) == "amd-epyc-tm-9"
     assert machine_name({}) == "unknown"

@@ -67,8 +67,8 @@ def test_variants_are_interleaved_with_the_baseline(trials: Make, tmp_path: Path
     assert (tmp_path / "v.jsonl.xz").read_bytes() == first
     from_file = read_variants(tmp_path / "v.jsonl.xz")
     assert from_file.hash == read_variants(tmp_path / "store.db").hash
-    (group,) = from_file.groups
-    assert group.graph.hash == graph.hash and len(group.good) == 3
+    (group,) = from_file.records
+    assert group.graph.hash == graph.hash and len(group.good_variants) == 3
     assert group.variants[0].decisions == {"network": {"choice": "a"}}
     assert group.variants[0].ratio == pytest.approx(results[0].timing.ratio, rel=1e-5)  # type: ignore[union-attr]
 

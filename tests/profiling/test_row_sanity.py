@@ -171,7 +171,7 @@ def test_variants(tmp_path: Path) -> None:
     }
     path = tmp_path / "variants.jsonl.xz"
     FORMAT.write(path, [header, good])
-    assert [v.ratio for v in read_variants(path).groups[0].good] == [1.1]
+    assert [v.ratio for v in read_variants(path).records[0].good_variants] == [1.1]
     variant = good["variants"][0]
     for changes, words in (
         ({"latency_s": -1.0}, "latency_s is -1.0"),
@@ -184,3 +184,6 @@ def test_variants(tmp_path: Path) -> None:
         FORMAT.write(path, [header, good | changes])
         with pytest.raises(StoreError, match=words):
             read_variants(path)
+    FORMAT.write(path, [{k: v for k, v in header.items() if k != "reference_s"}, good])
+    with pytest.raises(StoreError, match="its header lacks reference_s; export it again"):
+        read_variants(path)

@@ -196,12 +196,12 @@ def test_stale_variants_are_left_out(
     export_variants([path], file)
     bump(monkeypatch, "template/winograd")
     for place in (path, file):
-        assert [len(group.good) for group in read_variants(place).groups] == [1, 1]
+        assert [len(record.good_variants) for record in read_variants(place).records] == [1, 1]
     bump(monkeypatch, "template/depthwise")
     for place in (path, file):
-        assert [group.family for group in read_variants(place).groups] == ["resnet"]
-        kept = read_variants(place, keep_stale=True).groups
-        assert [len(group.good) for group in kept] == [2, 2]
+        assert [record.family for record in read_variants(place).records] == ["resnet"]
+        kept = read_variants(place, keep_stale=True).records
+        assert [len(group.good_variants) for group in kept] == [2, 2]
 
 
 def test_old_label_files_have_no_record(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.profiling.labels import DEVICE, PIPELINE, failure, measurement
-from tvm_costmodel.profiling.label_files.networks import read_labels
+from tvm_costmodel.errors import StoreError
+from tvm_costmodel.profiling.label_files.networks import FORMAT, export_dataset, read_labels
 from tvm_costmodel.profiling.measuring.record import Measurement
 from tvm_costmodel.profiling.store import schema
 from tvm_costmodel.profiling.store.schema import SCHEMA, SCHEMA_VERSION
@@ -72,6 +73,36 @@ def test_reading_changes_nothing(old: Path) -> None:
     assert [path.name for path in old.parent.iterdir()] == ["old.db"]
 
 
+@pytest.mark.parametrize("write", [False, True])
+def test_devices_named_by_instruction_set_become_processors(old: Path, write: bool) -> None:
+    """Two processors that shared a name are apart afterwards, each with the kernels it needs."""
+    zen, xeon = (
+        {"vendor_id": vendor, "cpu family": family, "model": model}
+        for vendor, family, model in (("AuthenticAMD", "26", "2"), ("GenuineIntel", "6", "207"))
+    )
+    with closing(sqlite3.connect(old)) as database:
+        for name, cpu in (("env", zen), ("other", xeon)):
+            facts = (name, json.dumps({"cpu": cpu}))
+            database.execute("INSERT OR REPLACE INTO environments VALUES (?, ?)", facts)
+        for table in ("measurements", "kernels"):
+            database.execute(f"UPDATE {table} SET device = 'cpu-x86-avx512-2t'")
+        database.execute(
+            "UPDATE measurements SET environment_id = 'other' WHERE graph_hash = ?",
+            (ROWS[2].graph_hash,),
+        )
+        database.commit()
+    names = {row.graph_hash: "cpu-amd-zen5-2t" for row in ROWS}
+    names[ROWS[2].graph_hash] = "cpu-intel-emeraldrapids-2t"
+    if write:
+        Store(old).close()
+    with Store(old, write=False) as store:
+        rows = list(store.measurements(status=None))
+        assert {row.graph_hash: row.device for row in rows} == names
+        assert all(store.find(row.graph_hash, row.device) == row for row in rows if row.timing)
+        assert [row.kernels for row in rows] == [row.kernels for row in ROWS]
+        assert store.find(ROWS[0].graph_hash, "cpu-x86-avx512-2t") is None
+
+
 def test_writing_migrates_once_and_keeps_a_copy(old: Path) -> None:
     Store(old).close()
     copy = old.with_name("old.db.schema1")
@@ -114,3 +145,24 @@ def test_a_migration_that_is_cut_off_is_done_by_the_next_one(
     assert old.read_bytes() == before and rows_of(old) == ROWS
     Store(old).close()
     assert version_of(old) == 2 and rows_of(old) == ROWS
+
+
+def test_label_files_named_by_instruction_set_are_read_by_processor(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl.xz"
+    with Store(tmp_path / "s.db") as store:
+        for row in ROWS:
+            store.put_measurement(row)
+        export_dataset(store, path)
+    header, *lines = FORMAT.read(path)
+    zen = {"vendor_id": "AuthenticAMD", "cpu family": "26", "model": "2"}
+    xeon = {"vendor_id": "GenuineIntel", "cpu family": "6", "model": "207"}
+    header |= {"device": "cpu-x86-avx512", "environments": {"a": {"cpu": zen}}}
+    FORMAT.write(path, (header, *lines))
+    labels = read_labels(path, "cpu-amd-zen5")
+    assert labels.device == "cpu-amd-zen5" and labels.machine["cpu"] == zen
+    FORMAT.write(path, (header | {"environments": {"b": {"cpu": xeon}}}, *lines))
+    assert read_labels(path).device == "cpu-intel-emeraldrapids"
+    mixed = {"a": {"cpu": zen}, "b": {"cpu": xeon}}
+    FORMAT.write(path, (header | {"environments": mixed}, *lines))
+    with pytest.raises(StoreError, match="several processors under one name"):
+        read_labels(path)

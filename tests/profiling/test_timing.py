@@ -141,7 +141,7 @@ def test_quantiles_are_interpolated() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="min_repeats=4, max_repeats=2"):
         MeasurementConfig(min_repeats=4, max_repeats=2)
-    with pytest.raises(ConfigError, match="unknown measurement setting 'repeat'"):
+    with pytest.raises(ConfigError, match="settings: unknown key 'repeat'; did you mean"):
         MeasurementConfig.from_dict({"repeat": 3})
     changed = dataclasses.replace(CONFIG, max_repeats=5, blocks=3)
     assert changed.to_dict()["visits"] == 3 and "blocks" not in changed.to_dict()

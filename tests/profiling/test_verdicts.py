@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_costmodel.compilers.relax import build, cpu_target
 from tvm_costmodel.frontends.onnx.reader import onnx_to_relax
+from tvm_costmodel.profiling.profiler import Profiler
 from tvm_costmodel.profiling.runners.local import LocalRunner
 from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.profiling.verdicts import fault, verdict_of
@@ -102,3 +103,15 @@ def test_a_verdict_is_taken_once_and_kept(tmp_path: Path) -> None:
     with Store(tmp_path / "other.db") as store:
         assert fault(verdict_of(store, PLACE, broken)) == ""
         assert verdict_of(store, PLACE, check) == wrong  # asked again: the failure is not kept
+
+
+def test_a_row_that_was_never_compared_is_measured_again_with_a_verdict(
+    make_profiler: Callable[..., Profiler],
+) -> None:
+    from plain_compiler import TinySource  # type: ignore[import-not-found]
+
+    counts = []
+    for check in (False, True, True, False):
+        summary = make_profiler(check_outputs=check).run([TinySource(4)])
+        counts.append((summary.measured, summary.reused))
+    assert counts == [(1, 0), (1, 0), (0, 1), (0, 1)]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tvm_costmodel.tvm_version import import_tvm_without_torch
+
+    import_tvm_without_torch()
     from plain_compiler import TinySource  # type: ignore[import-not-found]
 
     from tests.profiling.conftest import QUICK

@@ -167,7 +167,7 @@ def test_the_command_tunes_a_file_and_remembers(
 
 
 @pytest.mark.skipif(
-    resolve_device("cpu").name != "cpu-x86-avx512", reason="no predictor ships for this CPU"
+    resolve_device("cpu").name != "cpu-amd-zen5", reason="no predictor ships for this CPU"
 )
 def test_the_predictor_that_ships_needs_no_name_and_no_torch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

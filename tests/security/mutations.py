@@ -1,7 +1,6 @@
-"""Mutated files of every kind that commands read, and a process that runs commands on them.
+"""Mutated files of every kind that commands read.
 
-A case is a file, changed at random, and the command line that reads it. Many run in one process
-that was forked from this one; where a case kills it, the next case gets a new one.
+A case is a file, changed at random, and the command line that reads it.
 """
 
 from __future__ import annotations
@@ -9,18 +8,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import io
 import json
-import logging
 import lzma
 import os
 import random
-import resource
 import shutil
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +24,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.graphs import GraphBuilder
 from tests.profiling.labels import DEVICE, PIPELINE, measurement
+from tests.security import onnx_mutations, pt2_mutations
+from tests.security.running import Case
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models import ZOO
 
 ROOT = Path(__file__).resolve().parents[2]
-BOARD = "cpu-x86-avx512"
-LONGEST_LINE = 1500
-MEMORY = 2 << 30
-SECONDS = 120
+BOARD = "cpu-amd-zen5"
 ODD: Sequence[Any] = (
     None, True, False, -1, 0, 1, 7, 2**31, 2**63 - 1, 10**30, 10**400, 1e308, -0.5, float("nan"),
     float("inf"), "", "x", "a" * 3000, "../../x", "\u0000", [], {}, [[1]], {"a": 1}, ["x"] * 50,
@@ -45,34 +38,6 @@ ODD: Sequence[Any] = (
 DEEP = "[" * 3000 + "]" * 3000
 
 Arguments = list[str]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One mutated file.
-
-    Attributes:
-        kind: What was mutated.
-        seed: Seed of the mutation.
-        argv: The command line; `{W}` is the case's folder.
-    """
-
-    kind: str
-    seed: int
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did: ``accepted``, ``refused``, or a fault."""
-
-    case: Case
-    what: str
-    text: str = ""
-
-    @property
-    def is_fault(self) -> bool:
-        return self.what not in ("accepted", "refused")
 
 
 def shared_faults() -> Path:
@@ -217,8 +182,14 @@ def _relax(corpus: Corpus, rng: random.Random, folder: Path) -> Arguments:
 
 
 def _onnx(corpus: Corpus, rng: random.Random, folder: Path) -> Arguments:
-    (folder / "m.onnx").write_bytes(_bytes(corpus.onnx, rng))
+    change = onnx_mutations.mutated if rng.random() < 0.8 else _bytes
+    (folder / "m.onnx").write_bytes(change(corpus.onnx, rng))
     return ["export", "{W}/m.onnx", "-o", "{W}/o.json"]
+
+
+def _pt2(corpus: Corpus, rng: random.Random, folder: Path) -> Arguments:
+    (folder / "m.pt2").write_bytes(pt2_mutations.mutated(rng, _values, _bytes))
+    return ["export", "{W}/m.pt2", "--shape", "x=2,3,8,8", "-o", "{W}/o.json"]
 
 
 def _checkpoint(corpus: Corpus, rng: random.Random, folder: Path) -> Arguments:
@@ -305,87 +276,12 @@ MUTATORS: dict[str, Callable[[Corpus, random.Random, Path], Arguments]] = {
     "opgraph": _opgraph,
     "relax": _relax,
     "onnx": _onnx,
+    "pt2": _pt2,
     "checkpoint": _checkpoint,
     "labels": _labels,
     "store": _store,
     "device": _device,
 }
-
-
-def run_cases(corpus: Corpus, cases: Sequence[tuple[str, int]], folder: Path) -> list[Outcome]:
-    """Runs the command of each (kind, seed), as many as possible in one forked process."""
-    outcomes: list[Outcome] = []
-    while len(outcomes) < len(cases):
-        left = cases[len(outcomes) :]
-        lines, ending = _forked(lambda say, left=left: _serve(corpus, left, folder, say))
-        for (kind, seed), line in zip(left, lines, strict=False):
-            record = json.loads(line)
-            case = Case(kind, seed, tuple(record["argv"]))
-            outcomes.append(Outcome(case, record["what"], record["text"]))
-        if len(lines) < len(left):
-            kind, seed = left[len(lines)]
-            outcomes.append(Outcome(Case(kind, seed, ()), ending or "crash"))
-    return outcomes
-
-
-def _serve(
-    corpus: Corpus, cases: Sequence[tuple[str, int]], folder: Path, say: Callable[[str], None]
-) -> None:
-    for kind, seed in cases:
-        place = folder / f"{kind}-{seed}"
-        place.mkdir(parents=True, exist_ok=True)
-        case = corpus.write(kind, seed, place)
-        signal.alarm(SECONDS)
-        what, text = run_command(case.argv)
-        signal.alarm(0)
-        say(json.dumps({"argv": case.argv, "what": what, "text": text[-2000:]}))
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def run_command(argv: Sequence[str]) -> tuple[str, str]:
-    """What a command does in this process: its kind (see `Outcome`) and what it printed."""
-    from tvm_costmodel.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    logging.getLogger().handlers.clear()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(list(argv))
-    except SystemExit as error:
-        return "refused", str(error.code)
-    except BaseException as error:
-        import traceback
-
-        return "traceback", "".join(traceback.format_exception(error)[-6:])
-    text = err.getvalue()
-    errors = [line for line in text.splitlines() if line.startswith("error:")]
-    if "too large for the memory" in text:
-        return "memory", text
-    if code == 0:
-        return "accepted", out.getvalue()
-    if code != 2 or len(errors) != 1 or "Traceback" in text:
-        return f"exit {code}", text
-    return ("long" if len(errors[0]) > LONGEST_LINE else "refused"), text
-
-
-def _forked(work: Callable[[Callable[[str], None]], None]) -> tuple[list[str], str]:
-    """Lines that a forked process says until it ends, and how it ended if not well."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            with os.fdopen(writing, "w", buffering=1) as stream:
-                work(lambda line: print(line, file=stream, flush=True))
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        lines = stream.read().splitlines()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    ending = "hang" if code == -signal.SIGALRM else f"crash {-code}" if code < 0 else ""
-    return lines, ending
+SHARES = {"opgraph": 130, "relax": 70, "onnx": 60, "pt2": 20, "checkpoint": 60, "labels": 75}
+SHARES |= {"store": 55, "device": 30}
+"""Cases of each kind in 500."""

@@ -9,10 +9,13 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from tests.networks import onnx_network_path
 from tests.profiling.labels import DEVICE, PIPELINE, measurement
 from tests.security.mutations import BOARD, network, onnx_model
 from tvm_costmodel.bounded_reading import parse_json, unpack_xz, unpack_zlib
@@ -83,6 +86,74 @@ def test_small_models_that_unfold_to_gigabytes_are_refused(operator: str, tmp_pa
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelFileError, match="MiB"):
         load_onnx(model)
+
+
+def relus(nodes: list[Any], functions: list[Any], constants: list[Any]) -> Any:
+    """A model of one input ``x`` and one output ``y``."""
+    from onnx import TensorProto, helper
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    graph = helper.make_graph(nodes, "net", [x], [y], constants)
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+
+
+def doubling_functions() -> Any:
+    from onnx import helper
+
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    functions = []
+    for i in range(40):
+        inner, domain = (f"f{i + 1}", "f") if i < 39 else ("Relu", "")
+        nodes = [helper.make_node(inner, [a], [b], domain=domain) for a, b in ("ab", "bc")]
+        functions.append(helper.make_function("f", f"f{i}", ["a"], ["c"], nodes, opsets))
+    return relus([helper.make_node("f0", ["x"], ["y"], domain="f")], functions, [])
+
+
+def doubling_constants() -> Any:
+    from onnx import helper, numpy_helper
+
+    nodes = [helper.make_node("Concat", [f"k{i}"] * 2, [f"k{i + 1}"], axis=0) for i in range(50)]
+    nodes.append(helper.make_node("Add", ["x", "k50"], ["y"]))
+    return relus(nodes, [], [numpy_helper.from_array(np.ones(4, np.float32), "k0")])
+
+
+def many_axes() -> Any:
+    from onnx import helper, numpy_helper
+
+    axes = numpy_helper.from_array(np.arange(2, 3000), "axes")
+    return relus([helper.make_node("Unsqueeze", ["x", "axes"], ["y"])], [], [axes])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (doubling_functions, "unfold to 1000000000000 nodes"),
+        (doubling_constants, "makes a constant of"),
+        (many_axes, "has 3000 axes"),
+    ],
+)
+def test_models_that_double_at_every_node_are_refused(
+    make: Callable[[], Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvm_costmodel.frontends.onnx import folding_limits
+    from tvm_costmodel.frontends.onnx.reader import load_onnx
+
+    monkeypatch.setattr(folding_limits, "MAX_FOLDED_BYTES", 1 << 24)
+    with pytest.raises(ModelFileError, match=message):
+        load_onnx(make())
+
+
+def test_inference_with_limits_gives_the_types_that_onnx_gives() -> None:
+    from onnx import shape_inference
+
+    from tvm_costmodel.frontends.onnx.folding_limits import infer_types
+
+    model = onnx.load(onnx_network_path("squeezenet"))
+    expected = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    assert len(expected) > 60
+    assert list(infer_types(model).graph.value_info) == list(expected)
 
 
 def test_a_store_whose_blobs_unfold_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.security.mutations import BOARD, run_command, shared_faults
+from tests.security.mutations import BOARD, shared_faults
+from tests.security.running import run_command
 from tvm_costmodel.errors import (
     CheckpointError,
     ConfigError,
@@ -124,8 +126,11 @@ def test_weights_of_other_shapes_are_refused(coefficients: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "line",
-    ["threads = '2'", "threads = 1000000", "target = 3", "match = []", "name = ''", "tracker = 1",
-     "session_timeout_s = -1", "target.mcpu = {a = 1}", "match.features = 'avx2'"],
+    ["threads = '2'", "threads = 1000000", "target = 3", "name = ''", "tracker = 1",
+     "session_timeout_s = -1", "target.mcpu = {a = 1}",
+     "cross_compiler = '/tmp/g++'", "cross_compiler = './clang++'", "cross_compiler = 'touch'",
+     "cross_compiler = 'g++ -x c'",
+     "target.cl-opt = ['-load=x.so']"],
 )  # fmt: skip
 def test_device_files_have_types(line: str, tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text(line + "\n")
@@ -148,3 +153,51 @@ def test_a_store_names_no_files_outside_of_named_folders(
     assert sum(isinstance(s, WorkloadSource) for s in sources) == 1
     assert "../elsewhere/b.onnx" in caplog.text and "--models-in" in caplog.text
     assert len(stored_sources(records, store, [tmp_path / "elsewhere"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("predictor", "name", "value"),
+    [
+        ("roofline_former", "network.channels", 10**9),
+        ("roofline_former", "network.blocks", 10**9),
+        ("roofline_former", "network.channels", -64),
+        ("roofline_former", "network.heads", 0),
+        ("roofline_former", "network.slots", 10**12),
+        ("roofline_former", "members", 10**9),
+        ("roofline_former", "members", -1),
+        ("nar_former_v2", "network.channels", 10**9),
+        ("nar_former_v2", "network.token_channels", 2**62),
+        ("nar_former_v2", "network.blocks", -3),
+    ],
+)
+def test_networks_larger_than_their_weights_are_refused(
+    predictor: str, name: str, value: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    folder = shutil.copytree(ZOO / BOARD / predictor, tmp_path / "ck")
+    card = json.loads((folder / "checkpoint.json").read_text())
+    *where, field = name.split(".")
+    record = card["model"][where[0]] if where else card["model"]
+    assert field in record
+    record[field] = value
+    (folder / "checkpoint.json").write_text(json.dumps(card))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((CheckpointError, ConfigError), match="train it again|even number"):
+        load_predictor(folder, engine="torch")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100 << 10  # KiB
+
+
+def test_a_network_of_other_shapes_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
+    """A width that is an extent of some tensor, but not this one."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(ZOO / BOARD / "nar_former_v2", tmp_path / "ck")
+    card = json.loads((folder / "checkpoint.json").read_text())
+    weights = folder / card["weights"]["file"]
+    save_file({**load_file(weights), "extra": torch.zeros(1 << 17)}, weights)
+    card["weights"]["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    card["model"]["network"]["channels"] = 1 << 17  # a matrix of 64 GiB
+    (folder / "checkpoint.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="and the network's"):
+        load_predictor(folder, engine="torch")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.security.mutations import BOARD, run_command, shared_faults
+from tests.security.mutations import BOARD, shared_faults
+from tests.security.running import run_command
 from tvm_costmodel.errors import (
     ModelFileError,
 )

@@ -17,7 +17,8 @@ from tvm_costmodel.models.nar_former_v2 import NarFormerV2Config
 from tvm_costmodel.predictors.token_networks import NarFormerV2Regressor, best_constant
 from tvm_costmodel.training import trainer
 from tvm_costmodel.training.metrics import mape
-from tvm_costmodel.training.trainer import STATE_FILE, Trainer, TrainingConfig
+from tvm_costmodel.training.resume import STATE_FILE
+from tvm_costmodel.training.trainer import Trainer, TrainingConfig
 
 SMALL = NarFormerV2Config(channels=64, groups=4)
 GRAPHS, LATENCY = labelled_graphs(40)
@@ -46,7 +47,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
 
 def test_the_best_epoch_is_kept() -> None:
     regressor = fit(epochs=6)
-    errors = [epoch["validation_mape"] for epoch in regressor.progress.history]
+    errors = [errors[0] for _, errors in regressor.progress.history]
     assert regressor.progress.best_epoch == int(np.argmin(errors)) + 1
     assert mape(regressor.predict(HELD), HELD_LATENCY) == pytest.approx(min(errors), rel=1e-4)
     assert regressor.card["validation"]["mape"] == pytest.approx(min(errors), rel=1e-4)
@@ -56,7 +57,7 @@ def test_patience_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = iter([5.0, 4.0, 4.5, 4.2, 4.1, 1.0])
     monkeypatch.setattr(trainer, "mape", lambda *_: next(errors))
     progress = fit(epochs=6, patience=3).progress
-    assert (progress.epoch, progress.best_epoch, progress.best_mape) == (5, 2, 4.0)
+    assert (len(progress.history), *progress.best_epoch, *progress.best_error) == (5, 2, 4.0)
 
 
 class Killed(BaseException):

@@ -12,7 +12,7 @@ from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.loading import Predictor
 from tvm_costmodel.predictors.xgboost import RelayXGBoostRegressor
 from tvm_costmodel.profiling.devices import resolve_device
-from tvm_costmodel.profiling.label_files.variants import Variant, VariantGroup
+from tvm_costmodel.profiling.label_files.selection import LabelRecord, Variant
 from tvm_costmodel.tokenizer.kernel_features import KERNEL_FEATURES
 from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
 from tvm_costmodel.tokenizer.kernel_totals import RELAY_FEATURE_NAMES, relay_features
@@ -22,7 +22,7 @@ from tvm_costmodel.tokenizer.relay_kernel_features import (
     RelayKernelTokenizer,
 )
 from tvm_costmodel.tuning.annotate.relay import RelayAnnotator
-from tvm_costmodel.tuning.learning.variant_dataset import tuned_group
+from tvm_costmodel.tuning.learning.variant_dataset import labels_of_record
 from tvm_costmodel.tuning.scoring.loading import load_scorer
 from tvm_costmodel.tuning.search.search import search
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate, Value
@@ -121,7 +121,7 @@ def test_trees_that_learned_a_spaces_gains_find_its_best() -> None:
     candidates = list(space.candidates())
     graphs = [ANNOTATOR.annotate(candidate) for candidate in candidates]
     regressor = RelayXGBoostRegressor(rounds=200).fit(graphs, known.score(candidates).latency_s)
-    device = resolve_device("cpu-x86-avx512").with_compiler("relay")
+    device = resolve_device("cpu-amd-zen5").with_compiler("relay")
     scorer, name = load_scorer(Predictor(regressor, device.name), space, device)
     result = search(space, scorer)
     assert (name, result.strategy, result.scored) == ("relay_xgboost", "exhaustive", space.size)
@@ -131,22 +131,22 @@ def test_trees_that_learned_a_spaces_gains_find_its_best() -> None:
 
 
 def test_names_stand_for_relays_own_predictors() -> None:
-    device = resolve_device("cpu-x86-avx512").with_compiler("relay")
+    device = resolve_device("cpu-amd-zen5").with_compiler("relay")
     space = DecisionSpace.for_graph(GRAPH, compiler="relay")
     for predictor in ("kernel_former", "relay_kernel_former", None):  # which ships
         assert load_scorer(predictor, space, device)[1] == "relay_kernel_former"
     for given, meant in (("xgboost", "relay_xgboost"), ("flops", "flops_kernel")):
-        with pytest.raises(CheckpointError, match=f"'cpu-x86-avx512-relay' for {meant}:"):
+        with pytest.raises(CheckpointError, match=f"'cpu-amd-zen5-relay' for {meant}:"):
             load_scorer(given, space, device)
     with pytest.raises(ConfigError, match="use one of relay_kernel_former, relay_xgboost"):
-        load_scorer("cpu-x86-avx512/xgboost", space, resolve_device("cpu-x86-avx512"))
+        load_scorer("cpu-amd-zen5/xgboost", space, resolve_device("cpu-amd-zen5"))
 
 
 def test_labels_of_relay_are_annotated_as_such() -> None:
     variant = Variant({"network": {"opt_level": 2}}, "ok", 1.5, 0.01, float("nan"))
     source = {"kind": "workload", "family": "resnet", "params": {}, "compiler": "relay"}
-    group = VariantGroup(GRAPH, GRAPH.hash, "resnet", source, 1e-3, (variant,))
-    labels = tuned_group(group)
+    group = LabelRecord(GRAPH, GRAPH.hash, 1e-3, "resnet", source, variants=(variant,))
+    labels = labels_of_record(group)
     assert labels.latency_s.tolist() == [1e-3, 1.5e-3]
     assert [set(marks(graph)) for graph in labels.graphs] == [
         {"compiled by relay", "packed channels"},

@@ -21,7 +21,7 @@ from tvm_costmodel.tuning.search.search import search
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
-DEVICE = resolve_device("cpu-x86-avx512")
+DEVICE = resolve_device("cpu-amd-zen5")
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def test_predictors_regressors_and_scorers_are_taken_as_they_are(space, checkpoi
     assert load_scorer(known, space, DEVICE) == (known, "known")
     with caplog.at_level(logging.WARNING):
         load_scorer(Predictor(loaded.regressor, "rpi4"), space, DEVICE)
-    assert "learned from rpi4, not cpu-x86-avx512" in caplog.text
+    assert "learned from rpi4, not cpu-amd-zen5" in caplog.text
 
 
 def test_what_cannot_score_is_refused(space, checkpoint) -> None:
-    with pytest.raises(CheckpointError, match="was trained for cpu-x86-avx512, and rpi4"):
+    with pytest.raises(CheckpointError, match="was trained for cpu-amd-zen5, and rpi4"):
         load_scorer(checkpoint, space, resolve_device("rpi4"))
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_scorer(None, space, resolve_device("rpi4"))

@@ -19,16 +19,20 @@ from tests.networks import model_of
 from tests.profiling.conftest import QUICK
 from tests.tuning.scorers import KnownScorer
 from tvm_costmodel.compilers.relax import build, cpu_target
+from tvm_costmodel.compilers.relax.compiler import RELAX
 from tvm_costmodel.compilers.relax.verification import compare_outputs, random_inputs, run
 from tvm_costmodel.errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
+    MeasurementError,
     MissingDependencyError,
     ModelFileError,
 )
 from tvm_costmodel.profiling.devices import resolve_device
 from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler
+from tvm_costmodel.profiling.sources import FileSource
 from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.profiling.worker.client import Worker
 from tvm_costmodel.tuning.result import TuneResult
@@ -236,3 +240,63 @@ def test_the_names_are_the_packages_own() -> None:
     assert MeasurementConfig().blocks == 2
     assert callable(tcm.relax_pipeline)
     assert module is not None
+
+
+def test_the_library_comes_from_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled in this program, unless its executable is to be exported."""
+    built: list[str] = []
+    compile_here = RELAX.build
+
+    def build_here(module: Any, target: Any, config: Any = None) -> Any:
+        built.append("here")
+        return compile_here(module, target, config)
+
+    monkeypatch.setattr(type(RELAX), "build", staticmethod(build_here))
+    result = tune(network("dense"), **settings(None, measure=1))
+    machine = relax.VirtualMachine(result.module, tvm.cpu())
+    inputs = random_inputs(network("dense"))
+    outputs = machine["main"](*(tvm.runtime.tensor(a) for a in inputs))
+    assert built == [] and result.report.seconds["export"] > 0
+    result.export(tmp_path / "dense")
+    assert built == []
+    result.module.export_library(str(tmp_path / "again.so"))
+    assert built == ["here"]
+    again = run(tvm.runtime.load_module(str(tmp_path / "again.so")), inputs)
+    assert np.array_equal(again[0], outputs.numpy())
+
+
+def test_a_file_is_read_by_the_worker_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    path = tmp_path / "relu.onnx"
+    onnx.save(model_of(nodes, {"x": [1, 8]}, {"y": [1, 8]}), path)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(RELAX), "load_model", lambda *_: pytest.fail("it was read here"))
+        result = tune(path, **settings(tmp_path / "out"))
+        assert tune(path, **settings(tmp_path / "out")).report.stored
+    onnx.save(model_of(nodes, {"x": [1, 9]}, {"y": [1, 9]}), path)
+    with pytest.raises(ModelFileError, match="relu.onnx holds graph .* the file changed"):
+        result.task.module(result.report.graph_hash)
+
+
+def test_a_worker_that_reads_another_network_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    for name, size in (("one", 8), ("other", 9)):
+        model = model_of(nodes, {"x": [1, size]}, {"y": [1, size]})
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    meant = tcm.from_onnx(tmp_path / "one.onnx").hash
+    with PairedProfiler("cpu", tmp_path / "m.db", QUICK) as profiler:
+        assert profiler.open(FileSource(str(tmp_path / "one.onnx")), meant).hash == meant
+        with pytest.raises(MeasurementError, match=f"instead of {meant}: the model changed"):
+            profiler.open(FileSource(str(tmp_path / "other.onnx")), meant)
+
+
+def test_a_missing_linker_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker, "start", lambda self: pytest.fail(NO_WORKER))
+    monkeypatch.setenv("CXX", "no-such-g++")
+    with pytest.raises(MissingDependencyError, match="'no-such-g.*' is not there: install one"):
+        tune(network("dense"), **settings(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []

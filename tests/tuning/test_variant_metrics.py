@@ -10,24 +10,28 @@ import pytest
 from tests.graphs import plain_graph
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
-from tvm_costmodel.profiling.label_files.variants import Variant, VariantGroup, VariantSet
+from tvm_costmodel.profiling.label_files.selection import LabelRecord, LabelSet, Variant
 from tvm_costmodel.training.dataset import LabelledGraphs
+from tvm_costmodel.training.variant_metrics import decision_metrics
 from tvm_costmodel.tuning.annotate.relax import annotate
-from tvm_costmodel.tuning.learning.variant_dataset import TunedLabels
-from tvm_costmodel.tuning.learning.variant_metrics import decision_metrics
+from tvm_costmodel.tuning.learning.variant_dataset import labels_of_variants
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 
 NCHW = Candidate.of({(NETWORK, "layout"): "NCHW"})
 UNFUSED = Candidate.of({(NETWORK, "fusion"): "off"})
 
 
-def group(graph: OpGraph, latency_s: float, *ratios: float) -> VariantGroup:
+def group(graph: OpGraph, latency_s: float, *ratios: float) -> LabelRecord:
     kinds = (NCHW, UNFUSED)
     variants = [
         Variant(c.to_dict(), "ok", r, 0.01, 0.0) for c, r in zip(kinds, ratios, strict=False)
     ]
     failed = Variant({"network": {"batch_norm": "decompose"}}, "build_failed", *[math.nan] * 3)
-    return VariantGroup(graph, graph.hash, "chain", {}, latency_s, (*variants, failed))
+    return LabelRecord(graph, graph.hash, latency_s, "chain", {}, variants=(*variants, failed))
+
+
+def label_set(*records: LabelRecord) -> LabelSet:
+    return LabelSet("cpu", "key", 1, {}, records, 1e-3)
 
 
 def graphs(count: int) -> list[OpGraph]:
@@ -41,25 +45,24 @@ def graphs(count: int) -> list[OpGraph]:
 
 def test_a_network_has_labels_of_its_baseline_and_of_each_good_variant() -> None:
     one, two, alone = graphs(3)
-    variants = VariantSet("cpu", "key", 1e-3, (group(one, 1e-3, 2.0, 0.5), group(two, 3e-3, 1.1)))
+    variants = label_set(group(one, 1e-3, 2.0, 0.5), group(two, 3e-3, 1.1))
     plain = LabelledGraphs(
         (one, alone), np.array([9.0, 7e-3]), ("f",) * 2, (one.hash, alone.hash), "cpu", "key"
     )
-    labels = TunedLabels.of(variants, plain)
+    labels = labels_of_variants(variants, plain)
     assert labels.latency_s.tolist() == pytest.approx([1e-3, 2e-3, 0.5e-3, 3e-3, 3.3e-3, 7e-3])
-    assert labels.candidates[:3] == (Candidate(), NCHW, UNFUSED)
+    assert labels.graphs[0].hash == annotate(one, Candidate()).hash
+    assert labels.hash == f"{variants.hash[:16]}+{plain.hash}"
     assert labels.graphs[2].hash == annotate(one, UNFUSED).hash
     assert labels.networks == (one.hash,) * 3 + (two.hash,) * 2 + (alone.hash,)
     other = LabelledGraphs((alone,), np.array([1.0]), ("f",), (alone.hash,), "board", "key")
     with pytest.raises(ConfigError, match="labels of one device"):
-        TunedLabels.of(variants, other)
+        labels_of_variants(variants, other)
 
 
 def test_variants_of_a_network_stay_on_one_side() -> None:
     networks = graphs(40)
-    variants = VariantSet(
-        "cpu", "key", 1e-3, tuple(group(g, 1e-3, 2.0, 0.5) for g in networks[:20])
-    )
+    variants = label_set(*(group(g, 1e-3, 2.0, 0.5) for g in networks[:20]))
     plain = LabelledGraphs(
         tuple(networks[20:]),
         np.ones(20),
@@ -68,7 +71,7 @@ def test_variants_of_a_network_stay_on_one_side() -> None:
         "cpu",
         "key",
     )
-    labels = TunedLabels.of(variants, plain)
+    labels = labels_of_variants(variants, plain)
     split = labels.split(0)
     sides = [
         {labels.networks[i] for i in side} for side in (split.train, split.validation, split.test)
@@ -81,8 +84,8 @@ def test_variants_of_a_network_stay_on_one_side() -> None:
 
 def test_errors_within_networks() -> None:
     one, two = graphs(2)
-    variants = VariantSet("cpu", "key", 1e-3, (group(one, 1.0, 2.0, 0.5), group(two, 1.0, 1.1)))
-    labels = TunedLabels.of(variants)
+    variants = label_set(group(one, 1.0, 2.0, 0.5), group(two, 1.0, 1.1))
+    labels = labels_of_variants(variants)
     exact = decision_metrics(labels.latency_s * [3, 3, 3, 1, 1], labels)
     assert (exact.networks, exact.ratio_error, exact.kendall_tau) == (1, pytest.approx(0), 1.0)
     assert (exact.best_of_1, exact.best_of_3) == (100.0, 100.0)

@@ -9,6 +9,7 @@ input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import logging
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 from tvm_costmodel.cli.output import Output, write_result
 from tvm_costmodel.errors import CostModelError, MissingDependencyError
+from tvm_costmodel.tvm_version import installed, is_tested, version_remedy
 
 COMMANDS = (
     "export",
@@ -100,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     _set_logging(args)
     try:
-        output: Output = args.run(args)
+        with contextlib.redirect_stdout(sys.stderr):  # what other packages print is no result
+            output: Output = args.run(args)
         write_result(output, args.format)
         return output.exit_code
     except CostModelError as error:
@@ -121,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         what = f"unexpected {type(error).__name__}: {error}; --debug shows where"
+        if not is_tested():
+            what += f"; this may be the fault of {installed()}: {version_remedy()}"
         return _report(CostModelError(what), False, 1)
     except KeyboardInterrupt:
         print("interrupted; finished work is kept", file=sys.stderr)

@@ -26,9 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_labels(parser)
     parser.add_argument(
         "--predictors",
-        default="nar_former_v2",
+        default="roofline_former",
         metavar="A,B,...",
-        help="names from `tvm-costmodel models` (default: nar_former_v2)",
+        help="names from `tvm-costmodel models` (default: roofline_former)",
     )
     parser.add_argument(
         "--split",

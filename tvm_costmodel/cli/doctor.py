@@ -11,14 +11,19 @@ HELP = "check the installation and say how to fix it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """This command has no options of its own."""
+    """Adds the command's option."""
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also build and time three small networks, and compare the predictor with them",
+    )
 
 
 def run(args: argparse.Namespace) -> Output:
     """Runs every check; exit code 1 when a required one fails."""
-    from tvm_costmodel.diagnostics import diagnose
+    from tvm_costmodel.diagnostics import diagnose, measured_checks
 
-    checks = diagnose()
+    checks = diagnose() + (measured_checks() if args.measure else [])
     healthy = all(check.ok for check in checks if check.required)
     marks = {True: "ok", False: "note"}
     rows = [

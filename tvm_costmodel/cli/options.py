@@ -27,11 +27,11 @@ def add_model(parser: argparse.ArgumentParser, many: bool = False, compiled: boo
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, default: str | None = "cpu") -> None:
     """Adds ``--device``."""
     parser.add_argument(
         "--device",
-        default="cpu",
+        default=default,
         help="a name from `tvm-costmodel devices`, or a .toml file; cpu is this machine (default)",
     )
 

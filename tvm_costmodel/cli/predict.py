@@ -225,6 +225,7 @@ def _predicted_fields(estimate: Estimate, per_op: bool = False) -> dict[str, Any
         "source": "predicted",
         "predictor": estimate.predictor,
         "device": estimate.device,
+        **({"asked_for": estimate.asked} if estimate.asked else {}),
         "graph_hash": estimate.graph_hash,
         "unknown_ops": list(estimate.unknown_ops),
     }

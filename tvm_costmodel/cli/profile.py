@@ -219,7 +219,7 @@ def _check_selection(args: argparse.Namespace) -> None:
     if args.select and not args.checkpoint:
         raise ConfigError(
             "--select needs the predictor that will be calibrated, for instance --calibrate-for "
-            "cpu-x86-avx512/roofline_former (`tvm-costmodel models` lists the shipped ones)"
+            "cpu-amd-zen5/roofline_former (`tvm-costmodel models` lists the shipped ones)"
         )
     if args.select and not (args.model or args.suite):
         raise ConfigError("--select needs networks to select from: MODEL files or --suite default")

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.cli.options import add_labels, renamed_option
 from tvm_costmodel.cli.output import Output, named_rows, table
 from tvm_costmodel.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tvm_costmodel.predictors.train import TrainingSummary
-    from tvm_costmodel.tuning.learning.train_on_variants import DecisionTrainingSummary
 
 HELP = "train a predictor on measured labels and write a checkpoint"
 
@@ -22,9 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_labels(parser, required=False)
     parser.add_argument(
         "--predictor",
-        default="nar_former_v2",
+        default="roofline_former",
         metavar="NAME",
-        help="a name from `tvm-costmodel models` (default: nar_former_v2)",
+        help="a name from `tvm-costmodel models` (default: roofline_former)",
     )
     parser.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
@@ -55,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Output:
     """Trains on 80 % of the labels, chooses the epoch on 10 % and reports on 10 %."""
-    from tvm_costmodel.predictors.registry import build_regressor
+    from tvm_costmodel.predictors.registry import build_regressor, require_decision_aware
     from tvm_costmodel.predictors.train import train
     from tvm_costmodel.profiling.label_files.networks import read_labels
     from tvm_costmodel.training.dataset import LabelledGraphs
@@ -64,23 +59,28 @@ def run(args: argparse.Namespace) -> Output:
     build_regressor(args.predictor, args.seed, settings)  # is refused before the labels are read
     if not (args.store or args.variants):
         raise ConfigError("give labels to learn from: --store DB, or --variants FILE")
+    if args.variants:
+        require_decision_aware(args.predictor)
     if args.init_from and not args.variants:
         raise ConfigError(
             "--init-from is for relay_kernel_former, which learns from --variants FILE"
         )
     labels = LabelledGraphs.of(read_labels(args.store, args.device)) if args.store else None
-    options: dict[str, Any] = {"seed": args.seed, "resume": args.resume, "settings": settings}
-    summary: TrainingSummary | DecisionTrainingSummary
     if args.variants:
         from tvm_costmodel.profiling.label_files.variants import read_variants
-        from tvm_costmodel.tuning.learning.train_on_variants import train_on_variants
+        from tvm_costmodel.tuning.learning.variant_dataset import labels_of_variants
 
-        variants = read_variants(args.variants, args.device)
-        options |= {"labels": labels, "init_from": args.init_from}
-        summary = train_on_variants(variants, args.predictor, args.output, **options)
-    else:
-        assert labels is not None
-        summary = train(labels, args.predictor, args.output, **options)
+        labels = labels_of_variants(read_variants(args.variants, args.device), labels)
+    assert labels is not None
+    summary = train(
+        labels,
+        args.predictor,
+        args.output,
+        seed=args.seed,
+        resume=args.resume,
+        settings=settings,
+        init_from=args.init_from,
+    )
     fields = summary.to_dict()
     return Output(fields, table(named_rows(fields), ("", args.predictor)))
 

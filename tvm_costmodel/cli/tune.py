@@ -19,6 +19,12 @@ from tvm_costmodel.cli.output import Output
 HELP = "find the graph-level decisions that make a model fastest, and compile it with them"
 
 
+_SETTINGS = (
+    "measure rounds candidates strategy adapt minutes seed tolerance store output cores force"
+).split()
+"""Options that are keywords of `tvm_costmodel.tune` under the same name."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_model(parser, compiled=True)
@@ -95,27 +101,17 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Output:
     """Tunes and writes the winner; exit code 130 when interrupted."""
     from tvm_costmodel.profiling.devices import choose_device
-    from tvm_costmodel.tuning.tune import STORE, tune
+    from tvm_costmodel.tuning.config import STORE
+    from tvm_costmodel.tuning.tune import tune
 
     result = tune(
         args.model,
-        predictor=args.checkpoint or args.predictor,
-        measure=args.measure,
         device=choose_device(args.device, args.tracker, args.key, args.threads),
         compiler=args.compiler,
-        store=args.store,
-        output=args.output,
-        tolerance=args.tolerance,
-        rounds=args.rounds,
-        candidates=args.candidates,
-        strategy=args.strategy,
-        adapt=args.adapt,
-        minutes=args.minutes,
-        seed=args.seed,
         shapes=parse_shapes(args.shape),
-        cores=args.cores,
-        force=args.force,
+        predictor=args.checkpoint or args.predictor,
         progress=not args.quiet,
+        **{name: getattr(args, name) for name in _SETTINGS},
     )
     artifact = str(result.artifact(args.output))
     written = {"artifact": artifact, "store": args.store or f"{args.output}/{STORE}"}

@@ -70,6 +70,17 @@ _PERIODIC = frozenset(
     "tile depth_to_space space_to_depth pixel_shuffle roll attention softmax".split()
 )
 
+_REWRITTEN = {
+    frozenset(("resize2d",)): "resize upsample",
+    frozenset(("dropout",)): "dropout",
+    _OPAQUE: "attention averagepool bitshift blackmanwindow causalconvwithstate celu "
+    "centercroppad concat conv convtranspose cumsum einsum elu eyelike hammingwindow hannwindow "
+    "isinf layernormalization lppool maxpool mod negativeloglikelihoodloss nonmaxsuppression "
+    "onehot pad pow reducemax reducemin rmsnormalization rotaryembedding selu "
+    "softmaxcrossentropyloss spacetodepth split swiglu swish thresholdedrelu",
+}
+"""ONNX operators that are not imported as TVM does, by what rows from before may hold of them."""
+
 COMPONENTS: dict[str, tuple[Component, ...]] = {
     "relax": (
         Component("template/conv", 1, _CONTRACTIONS, "register tiles of sums of products"),
@@ -92,6 +103,7 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
         Component("emit/erf", 2, frozenset(("erf", "gelu")), "erf of vectors"),
         Component("emit/periods", 2, _PERIODIC, "loops along which a read repeats"),
         Component("emit/pow", 1, frozenset(("power", "lrn")), "small powers of vectors"),
+        Component("pass/buildable_forms", 1, _ANY, "operators in forms that later passes take"),
         Component("pass/fold_constants", 1, _ANY, "operators of constants alone"),
         Component(
             "pass/fold_batch_norm",
@@ -116,26 +128,10 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
         Component("pass/mixed_precision", 1, _ANY, "values stored in float16", "precision"),
         Component("pass/kernel_annotations", 1, _ANY, "decisions for single kernels", "kernels"),
         Component("importer/onnx", 1, _ANY, "cleaning and import of ONNX files"),
-        Component("importer/resize", 2, frozenset(("resize2d",)), "Resize by taps along each axis"),
-        Component(
-            "importer/explicit_padding",
-            2,
-            _OPAQUE,
-            "auto_pad and output_shape as numbers",
-        ),
-        Component("importer/named", 2, _OPAQUE, "Pad of every mode, CumSum and IsInf by name"),
-        Component(
-            "importer/decompose",
-            2,
-            _OPAQUE,
-            "operators as ONNX's standard writes them",
-        ),
-        Component("importer/empty", 2, _OPAQUE, "parts without elements left out"),
-        Component(
-            "importer/elementwise",
-            2,
-            frozenset(("dropout",)),
-            "powers of mixed types, masks of Dropout",
+        *(
+            Component(f"importer/{name}", 2, kinds, f"ONNX's {name} rewritten or bound by name")
+            for kinds, names in _REWRITTEN.items()
+            for name in names.split()
         ),
     ),
     "relay": (Component("relay/pipeline", 1, _ANY, "everything in a build with Relay"),),

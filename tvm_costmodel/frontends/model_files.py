@@ -13,7 +13,7 @@ from tvm_costmodel.bounded_reading import parse_json
 from tvm_costmodel.errors import GraphError, ModelFileError
 from tvm_costmodel.graph import serialization
 from tvm_costmodel.graph.op_graph import OpGraph
-from tvm_costmodel.tvm_version import has_relay, require_relax
+from tvm_costmodel.tvm_version import has_relax, has_relay, require_relax
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -174,7 +174,7 @@ def _import_model(
     text: str,
     shapes: Mapping[str, Sequence[int]] | None,
 ) -> tuple[OpGraph, IRModule | Callable[[], IRModule]]:
-    if has_relay():
+    if has_relay() or has_relax():
         require_relax()
     if kind == "relax":
         from tvm_costmodel.frontends.relax.module_files import read_relax_json

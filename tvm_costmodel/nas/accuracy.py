@@ -7,16 +7,16 @@ The counterpart of `predictors.base`, which is about latency of whole networks. 
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
-from tvm_costmodel.predictors.checkpoint import read_card, write_checkpoint
+from tvm_costmodel.predictors.checkpoint import Card, Checkpointed
 from tvm_costmodel.training.metrics import kendall_tau
 
 if TYPE_CHECKING:
@@ -55,20 +55,16 @@ def accuracy_regressor_class(name: str) -> type[AccuracyRegressor]:
     return regressor_type
 
 
-class AccuracyRegressor(ABC):
+class AccuracyRegressor(Checkpointed):
     """Predicts the accuracy of cells.
 
     Args:
         operations: The benchmark's operations, such as `nas.cell_tokens.NASBENCH101`.
         seed: Seed of everything random.
         device: ``cpu`` or ``cuda``.
-
-    Attributes:
-        name: Name in checkpoints.
-        card: Facts about its training that the checkpoint holds.
     """
 
-    name: ClassVar[str]
+    prefix, label_unit = "accuracy/", "percent"
 
     def __init__(self, operations: Sequence[str], seed: int = 0, device: str = "cpu") -> None:
         self.operations = tuple(operations)
@@ -118,51 +114,15 @@ class AccuracyRegressor(ABC):
             CheckpointError: The regressor was neither fitted nor loaded.
             GraphError: A cell has an operation that the benchmark does not.
         """
-        if not self._is_fitted():
-            raise CheckpointError(f"this {self.name} predictor is not trained: call fit or load")
+        self.require_fitted("fit or load")
         return self._predict(cells) if cells else np.zeros(0)
 
-    def save(self, directory: str | Path) -> Path:
-        """Writes a checkpoint directory, whole or not at all.
-
-        Raises:
-            CheckpointError: Not fitted, or the directory holds something else.
-        """
-        if not self._is_fitted():
-            raise CheckpointError(f"this {self.name} predictor is not trained: call fit first")
-        card = {
-            "predictor": f"accuracy/{self.name}",
-            "label_unit": "percent",
-            "operations": list(self.operations),
-            **self.card,
-            "model": self._describe(),
-        }
-        return write_checkpoint(directory, card, self._write)
+    def _entries(self) -> dict[str, Any]:
+        return {"operations": list(self.operations)}
 
     @classmethod
-    def load(cls, directory: str | Path, device: str = "cpu") -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-            CheckpointError: Missing, damaged, or of another predictor or version.
-        """
-        card = read_card(directory)
-        name = str(card.get("predictor")).removeprefix("accuracy/")
-        if RENAMED.get(name, name) != cls.name:
-            raise CheckpointError(
-                f"{directory} holds a {card.get('predictor')!r} predictor, not "
-                f"'accuracy/{cls.name}': name the directory of the right one"
-            )
-        try:
-            regressor = cls._read(Path(directory), card["model"], card["operations"], device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{directory} does not hold a {cls.name} predictor of this version "
-                f"({type(error).__name__}: {error}): train it again"
-            ) from error
-        own = ("trained_on", "validation_kendall_tau")
-        regressor.card = {key: card[key] for key in own if key in card}
-        return regressor
+    def _of_card(cls, folder: Path, card: Card, device: str = "cpu") -> Self:
+        return cls._read(folder, card["model"], card["operations"], device)
 
     @abstractmethod
     def _fit(self, cells: Sequence[OpGraph], accuracy: np.ndarray) -> None:
@@ -171,18 +131,6 @@ class AccuracyRegressor(ABC):
     @abstractmethod
     def _predict(self, cells: Sequence[OpGraph]) -> np.ndarray:
         """Accuracy in percent of at least one cell."""
-
-    @abstractmethod
-    def _is_fitted(self) -> bool:
-        """Whether there is something to predict with."""
-
-    @abstractmethod
-    def _describe(self) -> Mapping[str, Any]:
-        """JSON values from which `_read` makes an equal regressor, without its weights."""
-
-    @abstractmethod
-    def _write(self, folder: Path) -> None:
-        """Writes the one file of weights."""
 
     @classmethod
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.models.layers import with_weights
 from tvm_costmodel.models.nar_former import NarFormer
 from tvm_costmodel.models.nar_former_v2_cells import NarFormerV2Cells
 from tvm_costmodel.models.nn_former_cells import NnFormerCells, NnFormerCellsConfig
@@ -119,11 +121,12 @@ def build_ensemble(
     """
     kind = NETWORKS[name]
     networks = []
-    for m in range(len(train)):
-        torch.manual_seed(1000 * seed + m)
-        networks.append(kind.build(len(cells.operations)))
-    encode = kind.encoder(cells)
-    return AccuracyEnsemble(networks, encode, kind.base_loss, recipe, cells, labels, train, seed)
+    with torch.random.fork_rng(devices=[]):
+        for m in range(len(train)):
+            torch.manual_seed(1000 * seed + m)
+            networks.append(kind.build(len(cells.operations)))
+    encode, recipe = kind.encoder(cells), replace(recipe, seed=seed)
+    return AccuracyEnsemble(networks, encode, kind.base_loss, recipe, cells, labels, train)
 
 
 class NetworkAccuracyRegressor(AccuracyRegressor):
@@ -155,7 +158,8 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
         training = build_ensemble(
             self.name, self.recipe, arrays, accuracy / 100, [everything], self.seed
         )
-        shares = training.run().predict(everything)[0]
+        training.run()
+        shares = training.predict(everything)[0]
         if np.ptp(shares) == 0:
             raise ConfigError(
                 f"the {self.name} network predicts {100 * shares[0]:.2f} percent for every cell: "
@@ -193,8 +197,8 @@ class NetworkAccuracyRegressor(AccuracyRegressor):
     ) -> Self:
         recipe = replace(AccuracyTraining(1, 1), **description["recipe"])
         regressor = cls(operations, recipe, device=device)
-        regressor.network = NETWORKS[cls.name].build(len(operations)).to(device).eval()
-        regressor.network.load_state_dict(load_file(folder / WEIGHTS))
+        make = partial(NETWORKS[cls.name].build, len(operations))
+        regressor.network = with_weights(make, load_file(folder / WEIGHTS)).to(device)
         return regressor
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.gaussian_process import Factored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,11 +91,10 @@ class EdgeGP:
         agree = _agreement(self._places, self._places)
         best = np.inf
         for kernel in self.kernels:
-            inverse = np.linalg.inv(
-                _table(kernel, places)[agree] + kernel.noise * np.diag(relative**2)
-            )
-            weights = inverse @ (relative - 1.0)
-            error = float(np.abs(weights / np.diag(inverse) / relative).mean())
+            noise = kernel.noise * np.diag(relative**2)
+            factored = Factored(_table(kernel, places)[agree] + noise)
+            weights = factored.solve(relative - 1.0)
+            error = float(np.abs(factored.leave_one_out(weights) / relative).mean())
             if error < best:
                 best, self.kernel, self._weights = error, kernel, weights
         self.leave_one_out_mape = 100.0 * best

@@ -128,6 +128,8 @@ def _arithmetic(
     if spec.category == "sorting":
         elements = _largest(operator, inputs)
         return 0, elements * max(1, math.ceil(math.log2(max(2, elements))))
+    if operator.op == "all_class_non_max_suppression":
+        return 0, _suppression_flops(operator, inputs)
     return 0, spec.flops_per_element * out
 
 
@@ -192,6 +194,24 @@ def _pooling_flops(operator: OperatorLike, inputs: Sequence[TensorLike], out: in
     if operator.op.startswith("adaptive"):
         return _largest(operator, inputs)
     return out * math.prod(_ints(operator.attrs.get("kernel", ())))
+
+
+def _suppression_flops(operator: OperatorLike, inputs: Sequence[TensorLike]) -> int:
+    """Boxes [B, N, 4], scores [B, C, N]: a sort, and each box compared with those that stay.
+
+    How many stay is known at run time alone: at most `_KEPT_BOXES` of a class are taken.
+    """
+    operands = [*inputs, *operator.weights]
+    if len(operands) < 2 or len(operands[1].shape) != 3:
+        return 0
+    batch, classes, boxes = map(abs, operands[1].shape)
+    ranking = math.ceil(math.log2(max(2, boxes)))
+    return batch * classes * boxes * (ranking + _OVERLAP_FLOPS * min(boxes, _KEPT_BOXES))
+
+
+_KEPT_BOXES = 64
+_OVERLAP_FLOPS = 16 * 16
+"""Intersection, union and their ratio, one pair at a time where other arithmetic takes 16."""
 
 
 def _largest(operator: OperatorLike, inputs: Sequence[TensorLike]) -> int:

@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError, CostModelError, GraphError
+from tvm_costmodel.bounded_reading import require_sizes
+from tvm_costmodel.errors import CheckpointError, GraphError
 from tvm_costmodel.graph.op_graph import OpGraph
-from tvm_costmodel.predictors.checkpoint import Export, read_card, write_checkpoint
+from tvm_costmodel.predictors.checkpoint import Card, Checkpointed
 from tvm_costmodel.predictors.conformal import Interval
 from tvm_costmodel.predictors.latency_correction import Calibration
-from tvm_costmodel.training.dataset import Kernels, check_labels
+from tvm_costmodel.training.dataset import Kernels, LabelledGraphs
 from tvm_costmodel.training.metrics import evaluate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_NO_SIZES = ("seed", "steps", "networks", "version", "features_version")
+"""Integers of a card's description that say nothing of the network's size."""
 LONGEST_S = 1e7
 """Longest answer, a third of a year: beyond it is no latency of one pass."""
 
 Labelled = tuple[Sequence[OpGraph], np.ndarray]
 
 
-class Regressor(ABC):
+class Regressor(Checkpointed):
     """Predicts the latency of whole networks.
 
     The constructor only stores its settings; `fit` learns and returns the regressor; `predict`
     takes a list and is fastest on long lists; `save` and `load` use a checkpoint directory.
 
     Attributes:
-        name: Name in the registry and in checkpoints.
         interval: Set by `fit`; None before.
-        card: The checkpoint's record of the training (device, training set, metrics).
         calibration: Correction for another device than the one it was trained for.
     """
 
-    name: ClassVar[str]
+    label_unit = "s"
 
     def __init__(self) -> None:
         self.interval: Interval | None = None
-        self._kernels: Sequence[Kernels] | None = None
-        self._networks: tuple[Sequence[str], Sequence[str]] | None = None
         self.card: dict[str, Any] = {}
         self.calibration: Calibration | None = None
 
@@ -78,23 +77,33 @@ class Regressor(ABC):
             ConfigError: A label is no latency, or the lengths differ.
             GraphError: A graph is impossible or has dimensions unknown until run time.
         """
-        latency = check_labels(graphs, latency_s)
-        for graph in graphs:
+        train = LabelledGraphs(tuple(graphs), latency_s)
+        if validation is None:
+            return self.fit_labels(*self._hold_out(train))
+        own, of_held = networks or ((), ())
+        train = replace(train, kernels=tuple(kernels or ()), networks=tuple(own))
+        held = LabelledGraphs(tuple(validation[0]), validation[1], networks=tuple(of_held))
+        return self.fit_labels(train, held)
+
+    def fit_labels(self, train: LabelledGraphs, validation: LabelledGraphs) -> Self:
+        """Learns from measured networks with all that is known of them, as `fit` does.
+
+        Args:
+            train: The networks to learn from.
+            validation: Networks for early stopping and for the interval.
+
+        Raises:
+            GraphError: A graph is impossible or has dimensions unknown until run time.
+        """
+        for graph in train.graphs:
             graph.require_static()
             graph.require_plausible()
         self.calibration = None
-        if validation is None:
-            (graphs, latency), (held_out, held_out_s) = self._hold_out(graphs, latency)
-        else:
-            held_out, held_out_s = validation[0], check_labels(*validation)
-        self._kernels = kernels if validation is not None else None
-        self._networks = networks if validation is not None else None
-        self._fit(graphs, latency, held_out, held_out_s)
-        self._kernels = self._networks = None
-        predicted = self.predict(held_out)
-        self.interval = Interval.from_residuals(np.log(held_out_s / predicted))
-        self.card["trained_on"] = len(graphs)
-        self.card["validation"] = json_numbers(evaluate(predicted, held_out_s).to_dict())
+        self._fit_labels(train, validation)
+        predicted = self.predict(validation.graphs)
+        self.interval = Interval.from_residuals(np.log(validation.latency_s / predicted))
+        self.card["trained_on"] = len(train)
+        self.card["validation"] = json_numbers(evaluate(predicted, validation.latency_s).to_dict())
         return self
 
     def predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
@@ -105,8 +114,7 @@ class Regressor(ABC):
             GraphError: A graph is impossible (see `OpGraph.require_plausible`), has dimensions
                 unknown until run time, or attributes that the predictor cannot read.
         """
-        if not self._is_fitted():
-            raise CheckpointError(f"this {self.name} predictor is not trained: call fit or load")
+        self.require_fitted("fit or load")
         if not graphs:
             return np.zeros(0)
         for graph in graphs:
@@ -130,55 +138,19 @@ class Regressor(ABC):
             )
         return latency
 
-    def save(self, directory: str | Path) -> Path:
-        """Writes a checkpoint directory, whole or not at all.
-
-        Raises:
-            CheckpointError: Not fitted, or the directory holds something else.
-        """
-        if not self._is_fitted():
-            raise CheckpointError(f"this {self.name} predictor is not trained: call fit first")
-        card = {
-            "predictor": self.name,
-            "label_unit": "s",
+    def _entries(self) -> dict[str, Any]:
+        return {
             "interval": asdict(self.interval) if self.interval else None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
-            **self.card,
-            "model": self._describe(),
         }
-        return write_checkpoint(directory, card, self._write, self._export())
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-            CheckpointError: Missing, damaged, foreign, or of another version or vocabulary.
-        """
-        card = read_card(directory, cls.name)
-        try:
-            regressor = cls._read(Path(directory), card["model"])
-            interval = card["interval"]
-            regressor.interval = Interval.from_card(interval) if interval else None
-            calibration = card.get("calibration")
-            regressor.calibration = Calibration.from_dict(calibration) if calibration else None
-        except CostModelError:
-            raise
-        except Exception as error:  # weights of other shapes and types raise many kinds
-            raise CheckpointError(
-                f"{directory} does not hold a {cls.name} predictor of this version "
-                f"({type(error).__name__}: {error}): train it again with `tvm-costmodel train`"
-            ) from error
-        model_keys = {
-            "format",
-            "format_version",
-            "predictor",
-            "label_unit",
-            "interval",
-            "calibration",
-        }
-        skip = model_keys | {"model", "weights", "onnx"}
-        regressor.card = {key: value for key, value in card.items() if key not in skip}
+    def _of_card(cls, folder: Path, card: Card) -> Self:
+        require_sizes(card["model"], folder / card["weights"]["file"], _NO_SIZES)
+        regressor = cls._read(folder, card["model"])
+        interval, calibration = card["interval"], card.get("calibration")
+        regressor.interval = Interval.from_card(interval) if interval else None
+        regressor.calibration = Calibration.from_dict(calibration) if calibration else None
         return regressor
 
     def per_operator(self, graph: OpGraph) -> np.ndarray | None:
@@ -196,23 +168,20 @@ class Regressor(ABC):
         high = self.interval.high if self.interval else math.nan
         return np.minimum(latency_s, latency_s * low), np.maximum(latency_s, latency_s * high)
 
-    def _hold_out(
-        self, graphs: Sequence[OpGraph], latency: np.ndarray
-    ) -> tuple[Labelled, Labelled]:
+    def _hold_out(self, labels: LabelledGraphs) -> tuple[LabelledGraphs, LabelledGraphs]:
         """Splits off a tenth of the networks; with few networks both sides are all of them."""
-        if len(graphs) < 20:
-            return (graphs, latency), (graphs, latency)
-        hashes = sorted({graph.hash for graph in graphs})
+        if len(labels) < 20:
+            return labels, labels
+        hashes = sorted({graph.hash for graph in labels.graphs})
         order = np.random.default_rng(getattr(self, "seed", 0)).permutation(len(hashes))
         held_hashes = {hashes[int(i)] for i in order[: max(1, len(hashes) // 10)]}
-        inside = np.array([graph.hash in held_hashes for graph in graphs])
-        sides = []
-        for mask in (~inside, inside):
-            at = [int(i) for i in np.flatnonzero(mask)]
-            sides.append(([graphs[i] for i in at], latency[at]))
-        return sides[0], sides[1]
+        inside = np.array([graph.hash in held_hashes for graph in labels.graphs])
+        return labels.subset(np.flatnonzero(~inside)), labels.subset(np.flatnonzero(inside))
 
-    @abstractmethod
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
+        """Learns from checked labels; ``held`` are the validation networks."""
+        self._fit(train.graphs, train.latency_s, held.graphs, held.latency_s)
+
     def _fit(
         self,
         graphs: Sequence[OpGraph],
@@ -220,27 +189,12 @@ class Regressor(ABC):
         held: Sequence[OpGraph],
         held_latency_s: np.ndarray,
     ) -> None:
-        """Learns from checked labels; ``held`` are the validation networks."""
+        """What `_fit_labels` calls unless a predictor replaces it: graphs and seconds alone."""
+        raise NotImplementedError(f"{type(self).__name__} has neither _fit nor _fit_labels")
 
     @abstractmethod
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         """Seconds of at least one graph."""
-
-    @abstractmethod
-    def _is_fitted(self) -> bool:
-        """Whether there is something to predict with."""
-
-    @abstractmethod
-    def _describe(self) -> Mapping[str, Any]:
-        """JSON values from which `_read` makes an equal regressor, without its weights."""
-
-    @abstractmethod
-    def _write(self, folder: Path) -> None:
-        """Writes the one file of weights."""
-
-    def _export(self) -> Export | None:
-        """The network in ONNX to store in the checkpoint together with the weights, if any."""
-        return None
 
     @classmethod
     @abstractmethod

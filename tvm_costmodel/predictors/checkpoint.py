@@ -11,15 +11,19 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.bounded_reading import parse_json, read_small, require_types
-from tvm_costmodel.errors import CheckpointError, ConfigError
+from tvm_costmodel.errors import CheckpointError, ConfigError, CostModelError
 from tvm_costmodel.predictors.conformal import Interval
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FORMAT = "tvm-costmodel-checkpoint"
 FORMAT_VERSION = 1
@@ -38,9 +42,12 @@ RENAMED: Mapping[str, str] = {
 """Name on an older card to the predictor's name in the registry."""
 
 
+_CURRENT = {**RENAMED, "accuracy/cell_process": "accuracy/cell_gp"}
+
+
 def current_name(name: str) -> str:
     """The name in use of the predictor that a card names."""
-    return RENAMED.get(name, name)
+    return _CURRENT.get(name, name)
 
 
 def refuse_renamed(name: str) -> None:
@@ -64,6 +71,89 @@ class Export:
 
     content: bytes
     origin: Mapping[str, Any]
+
+
+class Checkpointed(ABC):
+    """What is saved to and loaded from checkpoint directories.
+
+    Attributes:
+        name: Name in the registry.
+        prefix: What stands before the name in checkpoints.
+        label_unit: Unit of the labels.
+        card: The checkpoint's record of the training (device, training set, metrics).
+    """
+
+    name: ClassVar[str]
+    prefix: ClassVar[str] = ""
+    label_unit: ClassVar[str]
+    card: Card
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes a checkpoint directory, whole or not at all.
+
+        Raises:
+            CheckpointError: Not fitted, or the directory holds something else.
+        """
+        self.require_fitted("fit first")
+        named = {"predictor": self.prefix + self.name, "label_unit": self.label_unit}
+        card = {**named, **self._entries(), **self.card, "model": self._describe()}
+        return write_checkpoint(directory, card, self._write, self._export())
+
+    @classmethod
+    def load(cls, directory: str | Path, **options: Any) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: Missing, damaged, foreign, or of another version or vocabulary.
+        """
+        card = read_card(directory, cls.prefix + cls.name)
+        try:
+            loaded = cls._of_card(Path(directory), card, **options)
+        except CostModelError:
+            raise
+        except Exception as error:  # weights of other shapes and types raise many kinds
+            said = (str(error).splitlines() or [""])[0]
+            raise CheckpointError(
+                f"{directory} does not hold a {cls.name} predictor of this version "
+                f"({type(error).__name__}: {said}): train it again with `tvm-costmodel train`"
+            ) from error
+        written = {*_WRITTEN_HERE, "predictor", "label_unit", "model", *loaded._entries()}
+        loaded.card = {key: value for key, value in card.items() if key not in written}
+        return loaded
+
+    def require_fitted(self, remedy: str) -> None:
+        """Refuses to go on untrained.
+
+        Raises:
+            CheckpointError: There is nothing to predict with; ``remedy`` is what to call.
+        """
+        if not self._is_fitted():
+            raise CheckpointError(f"this {self.name} predictor is not trained: call {remedy}")
+
+    @abstractmethod
+    def _is_fitted(self) -> bool:
+        """Whether there is something to predict with."""
+
+    @abstractmethod
+    def _entries(self) -> Mapping[str, Any]:
+        """Entries of the card, other than `card` and the model, that `_of_card` reads."""
+
+    @abstractmethod
+    def _describe(self) -> Mapping[str, Any]:
+        """JSON values from which `_read` makes an equal regressor, without its weights."""
+
+    @abstractmethod
+    def _write(self, folder: Path) -> None:
+        """Writes the one file of weights."""
+
+    def _export(self) -> Export | None:
+        """The network in ONNX to store in the checkpoint together with the weights, if any."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def _of_card(cls, folder: Path, card: Card) -> Self:
+        """What a checked card and the weights next to it record."""
 
 
 def write_checkpoint(
@@ -174,6 +264,7 @@ def read_card(directory: str | Path, predictor: str | None = None) -> Card:
 _CARD_TYPES: dict[str, type | tuple[type, ...]] = {
     "predictor": str,
     "device": str,
+    "machine": dict,
     "pipeline_key": str,
     "training_set": str,
     "label_unit": str,

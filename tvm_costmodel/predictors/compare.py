@@ -167,12 +167,7 @@ def _run(labels: LabelledGraphs, name: str, split: Split, seed: int, build: Buil
     sides = [labels.subset(at) for at in (split.train, split.validation, split.test)]
     train, validation, test = sides
     started = time.perf_counter()
-    regressor = build(name, seed).fit(
-        train.graphs,
-        train.latency_s,
-        (validation.graphs, validation.latency_s),
-        train.kernels or None,
-    )
+    regressor = build(name, seed).fit_labels(train, validation)
     fit_s = time.perf_counter() - started
     fresh = [replace(graph) for graph in test.graphs]  # without cached costs
     predict_started = time.perf_counter()

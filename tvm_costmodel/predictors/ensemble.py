@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
 from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
@@ -33,14 +31,6 @@ def member_state(states: Mapping[str, State], member: int) -> dict[str, State]:
         for name, value in states.items()
         if name.startswith(prefix)
     }
-
-
-def damaged(weights: Path, error: Exception) -> CheckpointError:
-    """The error for a file of weights that cannot be read."""
-    return CheckpointError(
-        f"{weights} is damaged or of another shape ({str(error).splitlines()[0]}): "
-        "train it again with `tvm-costmodel train`"
-    )
 
 
 class RooflineAnswers(Regressor):

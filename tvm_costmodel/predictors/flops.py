@@ -14,6 +14,7 @@ from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
 from tvm_costmodel.tokenizer.kernel_totals import kernel_features
+from tvm_costmodel.training.dataset import LabelledGraphs
 
 WEIGHTS = "model.json"
 
@@ -30,14 +31,8 @@ class FlopsRegressor(Regressor):
         super().__init__()
         self.coefficients: np.ndarray | None = None
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
-        self.coefficients = solve_power_law(self._columns(graphs), latency_s)
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
+        self.coefficients = solve_power_law(self._columns(train.graphs), train.latency_s)
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         assert self.coefficients is not None

@@ -22,7 +22,10 @@ from tvm_costmodel.errors import (
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
 from tvm_costmodel.predictors.checkpoint import CARD, current_name, read_card, refuse_renamed
+from tvm_costmodel.predictors.conformal import OTHER_PROCESSOR
 from tvm_costmodel.predictors.registry import EXPORTED, NETWORKS, REGISTRY
+from tvm_costmodel.profiling.devices import is_other_processor, this_machine
+from tvm_costmodel.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class Estimate:
         device: Device whose measurements it learned from.
         graph: The network.
         regressor: The regressor that predicted it, which also computes `per_op`.
+        asked: The device that was asked for, where it is another processor than ``device``; the
+            interval is widened for that.
     """
 
     latency_s: float
@@ -71,6 +76,7 @@ class Estimate:
     device: str
     graph: OpGraph
     regressor: Regressor | None = field(default=None, repr=False)
+    asked: str = ""
 
     @property
     def graph_hash(self) -> str:
@@ -98,11 +104,15 @@ class Predictor:
     Args:
         regressor: Fitted or loaded.
         device: Device whose measurements it learned from; the card's when not given.
+        asked: The device to predict for, where it is another processor.
     """
 
-    def __init__(self, regressor: Regressor, device: str | None = None) -> None:
+    def __init__(
+        self, regressor: Regressor, device: str | None = None, asked: str | None = None
+    ) -> None:
         self.regressor = regressor
         self.device = device or str(regressor.card.get("device", ""))
+        self.asked = asked or ""
 
     @property
     def name(self) -> str:
@@ -134,6 +144,8 @@ class Predictor:
                 _refuse_unknown(graph)
         latency = self.regressor.predict(networks)
         low, high = self.regressor.bounds(latency)
+        if self.asked:
+            low, high = low * OTHER_PROCESSOR[0], high * OTHER_PROCESSOR[1]
         estimates = [
             Estimate(
                 float(latency[i]),
@@ -144,6 +156,7 @@ class Predictor:
                 self.device,
                 graph,
                 self.regressor,
+                self.asked,
             )
             for i, graph in enumerate(networks)
         ]
@@ -152,7 +165,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A checkpoint that ships with the package.
+    """A checkpoint that ships with the package, or that `calibrate` made for this machine.
 
     Attributes:
         device: Device whose measurements it learned from.
@@ -171,13 +184,33 @@ class ZooEntry:
 
 
 def zoo(folder: Path | None = None) -> tuple[ZooEntry, ...]:
-    """Every checkpoint in the zoo, by device and predictor."""
+    """Every checkpoint of a folder, by device and predictor.
+
+    Args:
+        folder: Devices, and their predictors in them. By default those of this user's cache, which
+            `tvm-costmodel calibrate` makes, and then those that ship.
+    """
     from tvm_costmodel.models import ZOO
 
     return tuple(
         ZooEntry(path.parent.parent.name, current_name(path.parent.name), path.parent)
-        for path in sorted((folder or ZOO).glob(f"*/*/{CARD}"))
+        for root in ((cache_folder(), ZOO) if folder is None else (folder,))
+        for path in sorted(root.glob(f"*/*/{CARD}"))
     )
+
+
+def shipped_default() -> Path:
+    """The checkpoint of the default predictor that ships, which other devices are calibrated from.
+
+    Raises:
+        CheckpointError: None ships.
+    """
+    from tvm_costmodel.models import ZOO
+
+    for entry in zoo(ZOO):
+        if entry.predictor == DEFAULT:
+            return entry.path
+    raise CheckpointError(f"no {DEFAULT} ships; give a checkpoint with --from")
 
 
 def load_predictor(
@@ -191,11 +224,12 @@ def load_predictor(
     """Loads a predictor.
 
     Args:
-        name_or_dir: A device of the zoo (``cpu-x86-avx512``), a device and predictor
-            (``cpu-x86-avx512/xgboost``), or a checkpoint directory; when not given, the zoo's for
-            this machine.
+        name_or_dir: A device of the zoo (``cpu-amd-zen5``), a device and predictor
+            (``cpu-amd-zen5/xgboost``), or a checkpoint directory; when not given, the zoo's for
+            this machine. Where the zoo has none of a processor, that of another one is taken.
         predictor: Which of a device's predictors, when ``name_or_dir`` names only the device.
-        device: Device to predict for; any when not given.
+        device: Device to predict for; any when not given. A predictor of another processor
+            answers with a warning, and its intervals are widened.
         zoo_folder: Another zoo than the one that ships with the package.
         engine: One of `ENGINES`. ONNX Runtime runs checkpoints that hold their network in ONNX
             (``tvm-costmodel models export``); XGBoost and FLOPs need neither. ``auto`` is ONNX
@@ -204,7 +238,8 @@ def load_predictor(
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged or of another version, it was
-            trained for another device than ``device``, or it holds no export for ONNX Runtime.
+            trained for another kind of device than ``device``, or it holds no export for ONNX
+            Runtime.
         ConfigError: An unknown engine, or a predictor's name that only older cards hold.
         MissingDependencyError: The engine is not installed.
     """
@@ -218,14 +253,31 @@ def load_predictor(
             f"{path} is for a predictor {name!r} that this version does not know; "
             f"known: {', '.join(REGISTRY)}"
         )
-    trained_for = str(card.get("device", ""))
-    if device is not None and trained_for and trained_for != device:
+    learned = str(card.get("device", ""))
+    asked = device or _named_processor(name_or_dir)
+    elsewhere = asked is not None and is_other_processor(asked, learned)
+    if elsewhere:
+        logger.warning(
+            "%s learned on %s, and %s is another processor: latencies were %g to %g times its "
+            "answers on others, and intervals are widened by that; `tvm-costmodel calibrate` "
+            "corrects it for this machine in three minutes",
+            name, learned, asked, *OTHER_PROCESSOR,
+        )  # fmt: skip
+    elif device is not None and learned and learned != device:
         raise CheckpointError(
-            f"{path} was trained for {trained_for}, and {device} was asked for; give --device "
-            f"{trained_for}, train one on labels of {device}, or calibrate this one with a few "
+            f"{path} was trained for {learned}, and {device} was asked for; give --device "
+            f"{learned}, train one on labels of {device}, or calibrate this one with a few "
             "measurements (`tvm-costmodel calibrate`)"
         )
-    return Predictor(_engine_class(str(name), path, card, engine).load(path), trained_for)
+    regressor = _engine_class(str(name), path, card, engine).load(path)
+    return Predictor(regressor, learned, asked if elsewhere else None)
+
+
+def _named_processor(name_or_dir: str | Path | None) -> str | None:
+    """The device that a user named instead of a directory; this machine's where nothing was."""
+    if name_or_dir is None:
+        return this_machine().name
+    return None if Path(name_or_dir).is_dir() else str(name_or_dir).partition("/")[0]
 
 
 def _engine_class(name: str, path: Path, card: Mapping[str, Any], engine: str) -> type[Regressor]:
@@ -265,18 +317,18 @@ def checkpoint_path(
     """
     entries = zoo(zoo_folder)
     if name_or_dir is None:
-        from tvm_costmodel.profiling.devices import resolve_device
-
-        name_or_dir = resolve_device("cpu").name
+        name_or_dir = this_machine().name
     elif Path(name_or_dir).is_dir():
         return Path(name_or_dir)
     device, _, own = str(name_or_dir).partition("/")
     predictor = own or predictor
     refuse_renamed(predictor)
     refuse_renamed(device)
-    for entry in entries:
-        if (entry.device, entry.predictor) == (device, predictor):
-            return entry.path
+    fitting = [entry for entry in entries if entry.predictor == predictor]
+    for is_wanted in (str.__eq__, is_other_processor):
+        for entry in fitting:
+            if is_wanted(device, entry.device):
+                return entry.path
     shipped = ", ".join(f"{entry.device}/{entry.predictor}" for entry in entries) or "nothing yet"
     raise CheckpointError(
         f"no checkpoint {str(name_or_dir)!r} for {predictor}: it is neither a directory "

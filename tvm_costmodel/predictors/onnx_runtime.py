@@ -24,6 +24,7 @@ from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
 from tvm_costmodel.tokenizer.operator_features import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.tokenizer.ragged import BatchIndex, RaggedBatch
 from tvm_costmodel.tokenizer.relay_kernel_features import RelayKernelTokenizer
+from tvm_costmodel.training.dataset import LabelledGraphs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,13 +85,7 @@ class ExportedRegressor(Regressor):
     def _read(cls, folder: Path, description: Mapping[str, Any]) -> Self:
         return cls(folder, description)
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
         raise ConfigError(
             f"an exported {self.name} does not learn: train with torch (pip install torch)"
         )

@@ -24,6 +24,7 @@ __all__ = [
     "REGISTRY",
     "RENAMED",
     "build_regressor",
+    "require_decision_aware",
     "regressor_class",
 ]
 
@@ -150,6 +151,20 @@ def regressor_class(name: str) -> type[Regressor]:
     if name not in REGISTRY:
         raise ConfigError(f"unknown predictor {name!r}; known: {', '.join(REGISTRY)}")
     return REGISTRY[name]
+
+
+def require_decision_aware(name: str) -> None:
+    """Refuses a predictor that cannot learn from variants.
+
+    Raises:
+        ConfigError: It is none of `DECISION_AWARE`.
+    """
+    refuse_renamed(name)
+    if name not in DECISION_AWARE:
+        raise ConfigError(
+            f"{name} cannot distinguish variants of a network; use one of "
+            f"{', '.join(DECISION_AWARE)}"
+        )
 
 
 def build_regressor(

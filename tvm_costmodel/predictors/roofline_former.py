@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.models.layers import with_weights
 from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
-from tvm_costmodel.predictors.ensemble import RooflineAnswers, damaged, member_state, stack_states
+from tvm_costmodel.predictors.ensemble import RooflineAnswers, member_state, stack_states
 from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
 from tvm_costmodel.tokenizer.operator_features import PhysicalTokenizer, PhysicalTokens
+from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.ensemble_trainer import EnsembleConfig, EnsembleTrainer
-from tvm_costmodel.training.kernel_labels import KernelTargets, kernel_targets
+from tvm_costmodel.training.kernel_labels import kernel_targets
 from tvm_costmodel.training.ragged_dataset import GraphSet
 
 if TYPE_CHECKING:
@@ -82,27 +84,27 @@ class RooflineFormerRegressor(RooflineAnswers):
         """Seed of the training."""
         return self.training.seed
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
-        tokens = [self.tokenizer.encode(graph) for graph in (*graphs, *held)]
-        latency_ms = np.concatenate([latency_s, held_latency_s])[:, None] * 1e3
-        learns = np.tile(np.arange(len(tokens)) < len(graphs), (self.members, 1))
-        networks = self._new_networks(graphs, latency_s)
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
+        graphs = (*train.graphs, *held.graphs)
+        tokens = [self.tokenizer.encode(graph) for graph in graphs]
+        latency_ms = np.concatenate([train.latency_s, held.latency_s])[:, None] * 1e3
+        learns = np.tile(np.arange(len(tokens)) < len(train), (self.members, 1))
+        networks = self._new_networks(train.graphs, train.latency_s)
+        targets = None
+        if train.kernels and self.training.kernels:  # held-out networks get none
+            kernels = (*train.kernels, *[()] * len(held))
+            targets = [kernel_targets(*of) for of in zip(graphs, tokens, kernels, strict=True)]
+        variants = (*train.networks, *held.networks)
         trainer = EnsembleTrainer(
             networks,
             self.training,
-            GraphSet(tokens, self.device, self._targets(graphs, held, tokens)),
+            GraphSet(tokens, self.device, targets),
             latency_ms,
             learns,
             ~learns,
             self.state_dir,
             self.resume,
-            self._variants(),
+            np.unique(variants, return_inverse=True)[1] if variants else None,
         )
         progress = trainer.run()
         self.networks = [network.cpu() for network in networks]
@@ -118,24 +120,6 @@ class RooflineFormerRegressor(RooflineAnswers):
     ) -> list[RooflineFormer]:
         """The untrained members; ``latency_s`` are the training labels."""
         return new_networks(self.model, self.members, self.training.seed)
-
-    def _targets(
-        self, graphs: Sequence[OpGraph], held: Sequence[OpGraph], tokens: Sequence[PhysicalTokens]
-    ) -> list[KernelTargets] | None:
-        """Kernel targets of the training networks; the held-out networks get none."""
-        if self._kernels is None or not self.training.kernels:
-            return None
-        kernels = [*self._kernels, *([()] * len(held))]
-        return [
-            kernel_targets(*parts) for parts in zip((*graphs, *held), tokens, kernels, strict=True)
-        ]
-
-    def _variants(self) -> np.ndarray | None:
-        """Which network each graph is a variant of, int64 [G]; None without variants."""
-        if self._networks is None:
-            return None
-        train, validation = self._networks
-        return np.unique([*train, *validation], return_inverse=True)[1]
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         batch = self._set(graphs).batch(np.arange(len(graphs)))
@@ -172,15 +156,11 @@ class RooflineFormerRegressor(RooflineAnswers):
         cls.tokenizer_class.from_description(description["tokenizer"])
         model = RooflineFormerConfig(**description["network"])
         regressor = cls(model=model, members=int(description["members"]))
-        networks = new_networks(model, regressor.members, 0)
-        try:
-            weights = load_file(folder / WEIGHTS)
-            for m, network in enumerate(networks):
-                network.load_state_dict(member_state(weights, m))
-                network.eval()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise damaged(folder / WEIGHTS, error) from error
-        regressor.networks = networks
+        weights = load_file(folder / WEIGHTS)
+        regressor.networks = [
+            with_weights(partial(RooflineFormer, model), member_state(weights, m))
+            for m in range(regressor.members)
+        ]
         return regressor
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
 
@@ -16,13 +15,14 @@ from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models.roofline_gp import RooflineGP, RooflineGPConfig
-from tvm_costmodel.predictors.ensemble import RooflineAnswers, damaged, member_state, stack_states
+from tvm_costmodel.predictors.ensemble import RooflineAnswers, member_state, stack_states
 from tvm_costmodel.tokenizer.operator_features import (
     PhysicalTokenizer,
     PhysicalTokens,
     require_same,
 )
 from tvm_costmodel.tokenizer.roofline_terms import describe_table, kernel_table
+from tvm_costmodel.training.dataset import LabelledGraphs
 
 WEIGHTS = "model.safetensors"
 
@@ -63,16 +63,10 @@ class RooflineGPRegressor(RooflineAnswers):
         config = RooflineGPConfig(noise=noise, features=features, networks=networks)
         self.models = _new_models(config, seed, members)
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
-        tokens = [self.tokenizer.encode(graph) for graph in graphs]
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
+        tokens = [self.tokenizer.encode(graph) for graph in train.graphs]
         for model in self.models:
-            model.fit(tokens, latency_s * 1e3)
+            model.fit(tokens, train.latency_s * 1e3)
 
     def _members(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         kernels = kernel_table([self.tokenizer.encode(graph) for graph in graphs])
@@ -105,12 +99,9 @@ class RooflineGPRegressor(RooflineAnswers):
         config = RooflineGPConfig(**description["process"])
         regressor = cls(config.seed, int(description["members"]))
         regressor.models = _new_models(config, config.seed, len(regressor.models))
-        try:
-            arrays = load_file(folder / WEIGHTS)
-            for m, model in enumerate(regressor.models):
-                model.load_state(member_state(arrays, m))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise damaged(folder / WEIGHTS, error) from error
+        arrays = load_file(folder / WEIGHTS)
+        for m, model in enumerate(regressor.models):
+            model.load_state(member_state(arrays, m))
         return regressor
 
 

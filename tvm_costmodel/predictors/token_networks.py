@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from tvm_costmodel.atomic_files import write_atomically
-from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.models.layers import with_weights
 from tvm_costmodel.models.nar_former_networks import NarFormerNetworks, NarFormerNetworksConfig
 from tvm_costmodel.models.nar_former_v2 import NarFormerV2, NarFormerV2Config
 from tvm_costmodel.models.nn_former_networks import NnFormerNetworks, NnFormerNetworksConfig
@@ -27,7 +26,9 @@ from tvm_costmodel.predictors.flops import fit_power_law, log_power_law
 from tvm_costmodel.tokenizer import TokenArrays, Tokenizer, TokenizerConfig
 from tvm_costmodel.tokenizer.nar_former import TunedTokenizer
 from tvm_costmodel.tokenizer.nnlp import NnlpTokenizer
-from tvm_costmodel.training.trainer import EncodedSet, Progress, Trainer, TrainingConfig, answers
+from tvm_costmodel.training.dataset import LabelledGraphs
+from tvm_costmodel.training.early_stopping import Progress
+from tvm_costmodel.training.trainer import EncodedSet, Trainer, TrainingConfig, answers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,7 +81,7 @@ class NetworkRegressor(Regressor):
         self.resume = resume
         self.tokenizer = self.tokenizer_class()
         self.network: Any = None
-        self.progress = Progress()
+        self.progress: Progress | None = None
         self.unit = self.training.unit
         self.power_law = np.zeros(3)
 
@@ -89,28 +90,23 @@ class NetworkRegressor(Regressor):
         """Seed of the training."""
         return self.training.seed
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             network = self.network_class(self.model)
-        self.unit, self.power_law = self.training.unit, fit_power_law(graphs, latency_s)
-        train, validation = self._encode(graphs, latency_s), self._encode(held, held_latency_s)
-        network.set_output_level(best_constant(train.labels))
-        trainer = Trainer(
-            network.to(self.device), self.training, train, validation, self.state_dir, self.resume
-        )
+        self.unit, self.power_law = self.training.unit, fit_power_law(train.graphs, train.latency_s)
+        encoded = self._encode(train.graphs, train.latency_s)
+        validation = self._encode(held.graphs, held.latency_s)
+        network.set_output_level(best_constant(encoded.labels))
+        network.to(self.device)
+        state = (self.state_dir, self.resume)
+        trainer = Trainer(network, self.training, encoded, validation, *state)
         self.progress = trainer.run()
         self.network = network
         self.card["training"] = {
             **asdict(self.training),
-            "epochs_run": self.progress.epoch,
-            "best_epoch": self.progress.best_epoch,
+            "epochs_run": len(self.progress.history),
+            "best_epoch": int(self.progress.best_epoch[0]),
         }
 
     def _encode(self, graphs: Sequence[OpGraph], latency_s: np.ndarray) -> EncodedSet:
@@ -166,16 +162,8 @@ class NetworkRegressor(Regressor):
         regressor.tokenizer = cls.tokenizer_class.from_description(description["tokenizer"])
         regressor.unit = description["output"]["unit"]
         regressor.power_law = np.array(description["output"]["power_law"], dtype=np.float64)
-        network = cls.network_class(regressor.model)
-        try:
-            network.load_state_dict(load_file(folder / WEIGHTS))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"the weights in {folder} do not fit the network that its card describes "
-                f"({str(error).splitlines()[0]}): train it again with `tvm-costmodel train`"
-            ) from error
-        network.eval()
-        regressor.network = network
+        make = partial(cls.network_class, regressor.model)
+        regressor.network = with_weights(make, load_file(folder / WEIGHTS))
         return regressor
 
 

@@ -22,6 +22,7 @@ from tvm_costmodel.tokenizer.kernel_totals import (
     relay_features,
 )
 from tvm_costmodel.tokenizer.network_features import FEATURE_NAMES, FEATURES_VERSION, features
+from tvm_costmodel.training.dataset import LabelledGraphs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -91,14 +92,9 @@ class XGBoostRegressor(Regressor):
         self.booster: Any = None
         self.power_law = np.zeros(3)
 
-    def _fit(
-        self,
-        graphs: Sequence[OpGraph],
-        latency_s: np.ndarray,
-        held: Sequence[OpGraph],
-        held_latency_s: np.ndarray,
-    ) -> None:
-        self.fit_table(self.table(graphs), latency_s, self.table(held), held_latency_s)
+    def _fit_labels(self, train: LabelledGraphs, held: LabelledGraphs) -> None:
+        inside, outside = self.table(train.graphs), self.table(held.graphs)
+        self.fit_table(inside, train.latency_s, outside, held.latency_s)
 
     def fit_table(
         self, table: Table, latency_s: np.ndarray, held: Table, held_latency_s: np.ndarray

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_costmodel.bounded_reading import require_sizes
 from tvm_costmodel.errors import CheckpointError, ConfigError
 from tvm_costmodel.schedules.numpy_layers import Weights
 from tvm_costmodel.schedules.numpy_transformer import HEADS, Batch, forward, initial_weights, pad
@@ -222,7 +223,12 @@ class ScheduleRanker:
             raise CheckpointError(f"no model of schedules at {path}: {error}") from error
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} is {metadata.get('format')!r}; wanted {FORMAT!r}")
-        ranker = cls(RankerConfig(**json.loads(metadata["config"])), seed)
+        try:
+            described = json.loads(metadata["config"])
+            require_sizes(described, Path(path), ("steps", "batch"))
+            ranker = cls(RankerConfig(**described), seed)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} has a damaged config ({error}): save it again") from None
         ranker._mean, ranker._scale = tensors.pop("mean"), tensors.pop("scale")
         expected = {name: one.shape for name, one in ranker._fresh().items()}
         if {name: one.shape for name, one in tensors.items()} != expected:

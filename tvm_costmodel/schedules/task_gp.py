@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_costmodel.gaussian_process import Factored
 from tvm_costmodel.schedules.statement_features import Features
 
 _NOISE = 0.05
@@ -55,8 +56,8 @@ class TaskGP:
             self._prior = (prior - self._prior_middle) / self._prior_scale
         self._mean, self._spread = float(log_seconds.mean()), float(log_seconds.std()) + 1e-6
         covariance = self._covariance(distances, self._prior) + _NOISE * np.eye(len(distances))
-        self._inverse = np.linalg.inv(covariance)
-        self._weights = self._inverse @ ((log_seconds - self._mean) / self._spread)
+        self._factored = Factored(covariance)
+        self._weights = self._factored.solve((log_seconds - self._mean) / self._spread)
 
     def predict(
         self, features: Sequence[Features], prior: NDArray[np.float32] | None = None
@@ -71,7 +72,7 @@ class TaskGP:
         scaled = None if prior is None else (prior - self._prior_middle) / self._prior_scale
         covariance = self._covariance(_distances(self._vectors(features), self._known), scaled)
         prior_variance = 1.0 if scaled is None else 1.0 + self._trust * scaled**2
-        variance = prior_variance - ((covariance @ self._inverse) * covariance).sum(1)
+        variance = prior_variance - np.square(self._factored.whiten(covariance.T)).sum(0)
         mean = self._mean + self._spread * (covariance @ self._weights)
         return mean, self._spread * np.sqrt(np.maximum(variance, 0))
 

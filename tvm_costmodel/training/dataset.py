@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.training.kernel_labels import Kernel
+from tvm_costmodel.training.splits import Split, random_split
 
 Kernels = Sequence[Kernel]
 
@@ -42,34 +45,46 @@ class LabelSet(Protocol):
     @property
     def pipeline_key(self) -> str: ...  # noqa: D102
     @property
+    def machine(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
     def records(self) -> Sequence[LabelRecord]: ...  # noqa: D102
+
+
+_OF_EACH = ("graphs", "families", "hashes", "kernels", "networks")
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledGraphs:
-    """Networks and their measured latencies on one device.
+    """Networks and their measured latencies on one device: what predictors learn from.
 
     Attributes:
-        graphs: The networks.
+        graphs: The networks; variants are annotated with their decisions.
         latency_s: float64 [G], measured seconds.
-        families: Family of each network.
-        hashes: Content hash of each network.
+        families: Family of each network; empty where it is not known.
+        hashes: Content hash of each network before any decision; likewise.
         device: Device that was measured.
-        pipeline_key: Compile pipeline of the measured builds.
+        pipeline_key: Compile pipeline of the measured builds, of variants the baselines'.
         kernels: Measured kernels of each network; empty where no kernels were timed.
+        networks: Which network each graph is a variant of, the baseline before its variants; empty
+            where every graph is a network of its own.
+        variants_key: Content key of the variants among them.
+        machine: What made the labels, as JSON values for a checkpoint's card.
     """
 
     graphs: tuple[OpGraph, ...]
     latency_s: np.ndarray
-    families: tuple[str, ...]
-    hashes: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
     device: str = ""
     pipeline_key: str = ""
     kernels: tuple[Kernels, ...] = ()
+    networks: tuple[str, ...] = ()
+    variants_key: str = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_labels(self.graphs, self.latency_s)
-        if not len(self.graphs) == len(self.families) == len(self.hashes):
+        object.__setattr__(self, "latency_s", check_labels(self.graphs, self.latency_s))
+        if not {len(self.families), len(self.hashes)} <= {0, len(self.graphs)}:
             raise ConfigError(
                 f"{len(self.graphs)} graphs, {len(self.families)} families and "
                 f"{len(self.hashes)} hashes: give one of each per network"
@@ -81,19 +96,53 @@ class LabelledGraphs:
     @property
     def hash(self) -> str:
         """Content hash of graphs and latencies, independent of their order; 16 hex digits."""
+        if self.variants_key:
+            return self.variants_key
         return training_set_hash(self.device, self.pipeline_key, self.hashes, self.latency_s)
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> LabelledGraphs:
         """The networks at ``indices``, in that order."""
         order = [int(i) for i in indices]
-        return LabelledGraphs(
-            graphs=tuple(self.graphs[i] for i in order),
-            latency_s=self.latency_s[order],
-            families=tuple(self.families[i] for i in order),
-            hashes=tuple(self.hashes[i] for i in order),
-            device=self.device,
-            pipeline_key=self.pipeline_key,
-            kernels=tuple(self.kernels[i] for i in order) if self.kernels else (),
+        of_each = {name: getattr(self, name) for name in _OF_EACH}
+        chosen: dict[str, Any] = {n: tuple(of[i] for i in order) for n, of in of_each.items() if of}
+        return replace(self, latency_s=self.latency_s[order], **chosen)
+
+    def split(self, seed: int, validation: float = 0.1, test: float = 0.1) -> Split:
+        """A random split in which no network is on two sides: its variants stay together.
+
+        Each family gives each side the same share of its networks, separately for those with and
+        without variants.
+
+        Raises:
+            ConfigError: There are too few networks for three sides.
+        """
+        if not self.networks:
+            return random_split(self.families, self.hashes, seed, validation, test)
+        count = Counter(self.networks)
+        kind = [
+            f"{family} {'variants' if count[network] > 1 else 'alone'}"
+            for family, network in zip(self.families, self.networks, strict=True)
+        ]
+        heads = np.unique(self.networks, return_index=True)[1]
+        heads.sort()
+        on_heads = random_split(
+            [kind[i] for i in heads], [self.networks[i] for i in heads], seed, validation, test
+        )
+        sides = []
+        for side in (on_heads.train, on_heads.validation, on_heads.test):
+            inside = {self.networks[heads[int(i)]] for i in side}
+            sides.append(np.array([i for i, n in enumerate(self.networks) if n in inside]))
+        return Split("random", *sides).check(self.networks)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[LabelledGraphs]) -> LabelledGraphs:
+        """Labels of several parts of one device, one after the other."""
+        joined: dict[str, Any] = {
+            name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
+            for name in _OF_EACH
+        }
+        return replace(
+            parts[0], latency_s=np.concatenate([part.latency_s for part in parts]), **joined
         )
 
     @classmethod
@@ -107,6 +156,7 @@ class LabelledGraphs:
             device=labels.device,
             pipeline_key=labels.pipeline_key,
             kernels=tuple(record.kernels for record in labels.records),
+            machine=labels.machine,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class EnsembleProgress:
+class Progress:
     """Best epoch of each member so far, and the history of the training.
 
     Attributes:
@@ -57,6 +58,23 @@ class EnsembleProgress:
         self.best_epoch[better] = epoch
         for name, value in weights.items():
             best[name][better] = value.detach()[better]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "best_epoch": self.best_epoch.tolist(),
+            "best_error": self.best_error.tolist(),
+            "history": [(loss, errors.tolist()) for loss, errors in self.history],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Progress:
+        """The progress that `to_dict` wrote."""
+        return cls(
+            np.array(record["best_epoch"]),
+            np.array(record["best_error"]),
+            [(loss, np.array(errors)) for loss, errors in record["history"]],
+        )
 
 
 def validation_errors(

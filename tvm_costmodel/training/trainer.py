@@ -1,33 +1,26 @@
-"""Trains one latency network, with warm-up, early stopping and resumption.
+"""Trains one published latency network on operator tokens, with its published schedule.
 
 Labels here are in the network's output unit (see `TrainingConfig.unit`), not in seconds.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.models.layers import PaddedNetwork, seed_dropout
+from tvm_costmodel.models.layers import PaddedNetwork
 from tvm_costmodel.models.nar_former_v2 import Hop, NarFormerV2
 from tvm_costmodel.tokenizer import TokenArrays, collate, merge
-from tvm_costmodel.training.losses import LOSSES, require_finite
+from tvm_costmodel.training.losses import LOSSES
 from tvm_costmodel.training.matmul_precision import fast_matmul
 from tvm_costmodel.training.metrics import mape
-from tvm_costmodel.training.resume import STATE_FILE, load_state, save_state
-
-logger = logging.getLogger(__name__)
+from tvm_costmodel.training.training_loop import Recipe, TrainingLoop, in_batches
 
 UNITS = ("power_law", "ms")
 _PREDICT_OPERATORS = 3000  # operators per forward pass: enough to fill the cores, fits the cache
@@ -35,61 +28,33 @@ _ROWS = 128  # batches are padded to a multiple of this many rows, single networ
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Recipe):
     """Recipe for training a network: NAR-Former V2's, except for `unit` and `clip`.
 
+    Not in the published recipe is ``clip``: with latencies that span four decades, one early
+    overestimate of a tiny network outweighs all else and drives the softplus to 0, where it has no
+    gradient to come back with.
+
     Attributes:
-        epochs: Passes over the training networks.
-        batch_size: Networks per step.
-        learning_rate: Peak rate of Adam.
-        warmup: Share of all steps over which the rate rises linearly; it then falls linearly to 0.
         unit: Unit of the network's output: ``power_law``, multiples of a power law in FLOPs and
             bytes that is fitted to the training labels first, or ``ms``, milliseconds as published.
         loss: ``relative``, mean((p / y - 1)^2) as published, or ``log``.
-        patience: Epochs without a better validation error after which training stops.
-        seed: Seed of weights, shuffles and dropout.
-        clip: Largest norm of a step's gradient. Not in the published recipe: with latencies that
-            span four decades, one early overestimate of a tiny network outweighs all else and
-            drives the softplus to 0, where it has no gradient to come back with.
         share: Whether equal operators are computed once (and share their dropout masks).
     """
 
-    epochs: int = 50
     batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
+    clip: float = 1.0
+    patience: int = 50
     unit: str = "power_law"
     loss: str = "relative"
-    patience: int = 50
-    seed: int = 0
-    clip: float = 1.0
     share: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (("loss", tuple(LOSSES)), ("unit", UNITS)):
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-        if self.epochs < 1 or self.batch_size < 1 or self.patience < 1:
-            raise ConfigError(
-                f"epochs {self.epochs}, batch_size {self.batch_size} and patience {self.patience} "
-                "must be at least 1"
-            )
-        if not 0.0 <= self.warmup < 1.0 or min(self.learning_rate, self.clip) <= 0.0:
-            raise ConfigError(
-                f"warmup {self.warmup} must be in [0, 1), learning_rate {self.learning_rate} and "
-                f"clip {self.clip} above 0"
-            )
-
-
-@dataclass
-class Progress:
-    """Progress of a training after whole epochs."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_mape: float = math.inf
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +115,8 @@ def _parts(tokens: Sequence[TokenArrays]) -> Iterator[Sequence[TokenArrays]]:
     yield tokens[start:]
 
 
-class Trainer:
+class Trainer(TrainingLoop):
     """Trains one network and keeps the weights of its best epoch.
-
-    Every epoch's shuffle and dropout depend only on the seed and the epoch's number, so that an
-    interrupted and resumed training gives the same weights as an uninterrupted one.
 
     Args:
         network: The network, trained in place.
@@ -165,6 +127,8 @@ class Trainer:
         resume: Resume from the state in ``state_dir`` when there is one.
     """
 
+    from_zero = True
+
     def __init__(
         self,
         network: NarFormerV2,
@@ -174,110 +138,28 @@ class Trainer:
         state_dir: Path | None = None,
         resume: bool = False,
     ) -> None:
-        self.network, self.config = network, config
-        self.train, self.validation = train, validation
-        self.state_path = state_dir / STATE_FILE if state_dir else None
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-        self.steps_per_epoch = math.ceil(len(train.tokens) / config.batch_size)
-        self.progress = Progress()
-        self.best = self._weights()
-        if resume and self.state_path and self.state_path.exists():
-            self._load_state(self.state_path)
+        self.network, self.train, self.validation = network, train, validation
+        steps = math.ceil(len(train.tokens) / config.batch_size)
+        super().__init__([network], config, steps, state_dir, resume, forward)
 
-    def run(self) -> Progress:
-        """Trains to the last epoch or until patience ends, then restores the best weights.
+    def _batches(self, epoch: int) -> Iterator[np.ndarray]:
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.train.tokens))
+        return in_batches(order, self.config.batch_size)
 
-        Raises:
-            ConfigError: The loss is no longer a number.
-        """
-        bar = tqdm(
-            total=self.config.epochs, initial=self.progress.epoch, unit="epoch", disable=None
-        )
-        with fast_matmul(), bar:
-            while not self._finished():
-                self._run_epoch()
-                if self.state_path:
-                    self._save_state(self.state_path)
-                best = self.progress.best_mape
-                bar.set_postfix_str(f"best {best:.2f} % at {self.progress.best_epoch}")
-                bar.update()
-        self.network.load_state_dict(self.best)
-        self.network.eval()
-        return self.progress
+    def _losses(self, batch: np.ndarray) -> torch.Tensor:
+        with self._autocast():
+            inputs = [self.train.tokens[i] for i in batch], self.config.share
+            predicted = self.stack.forward(inputs)[0].float()
+        measured = torch.from_numpy(self.train.labels[batch]).float().to(self.device)
+        return LOSSES[self.config.loss](predicted, measured)[None]
 
-    def _finished(self) -> bool:
-        waited = self.progress.epoch - self.progress.best_epoch
-        return self.progress.epoch >= self.config.epochs or waited >= self.config.patience
+    def _errors(self) -> np.ndarray:
+        self.stack.unstack(self.parameters)
+        predicted = answers(self.network, self.validation.tokens)
+        return np.array([mape(predicted, self.validation.labels)])
 
-    def _run_epoch(self) -> None:
-        epoch, config = self.progress.epoch, self.config
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(self.train.tokens))
-        seed_dropout(self.network, config.seed, epoch)
-        self.network.train()
-        losses = []
-        for step in range(self.steps_per_epoch):
-            indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-            losses.append(self._step(indices, epoch * self.steps_per_epoch + step))
-        require_finite(losses[-1], epoch + 1, config.learning_rate)
-        error = mape(answers(self.network, self.validation.tokens), self.validation.labels)
-        self.progress.epoch = epoch + 1
-        self.progress.history.append({"loss": float(np.mean(losses)), "validation_mape": error})
-        logger.info("epoch %d: loss %.5f, validation %.2f %%", epoch + 1, np.mean(losses), error)
-        if error < self.progress.best_mape:
-            self.progress.best_mape, self.progress.best_epoch = error, epoch + 1
-            self.best = self._weights()
-
-    def _step(self, indices: np.ndarray, step: int) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._rate(step)
-        measured = torch.from_numpy(self.train.labels[indices]).float()
-        predicted = forward(
-            self.network, [self.train.tokens[i] for i in indices], self.config.share
-        )
-        loss = LOSSES[self.config.loss](predicted, measured.to(predicted.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        self.optimizer.step()
-        return float(loss.detach())
-
-    def _rate(self, step: int) -> float:
-        """Share of the peak rate at a step: linear rise, then linear fall to 0."""
-        total = self.config.epochs * self.steps_per_epoch
-        rise = self.config.warmup * total
-        return step / rise if step < rise else (total - step) / max(1.0, total - rise)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        """Hash of everything that a resumed training must share with the interrupted one."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
-        digest.update(repr(self.network.config).encode())
+    def _learned_from(self) -> Iterator[np.ndarray]:
         for side in (self.train, self.validation):
-            digest.update(side.labels.tobytes())
+            yield side.labels
             for graph in side.tokens:
-                for array in (graph.op_id, graph.values, graph.edges, graph.static):
-                    digest.update(array.tobytes())
-        return digest.hexdigest()
-
-    def _save_state(self, path: Path) -> None:
-        """Weights, best weights, optimiser moments and progress."""
-        moments = {
-            f"{key}.{name}": value
-            for name, parameter in self.network.named_parameters()
-            for key, value in self.optimizer.state[parameter].items()
-        }
-        groups = {"weights": self._weights(), "best": self.best, "adam": moments}
-        save_state(path, groups, asdict(self.progress), self._fingerprint)
-
-    def _load_state(self, path: Path) -> None:
-        groups, progress = load_state(path, self._fingerprint)
-        self.network.load_state_dict(groups["weights"])
-        self.best, self.progress = groups["best"], Progress(**progress)
-        for name, parameter in self.network.named_parameters():
-            self.optimizer.state[parameter] = {
-                key: groups["adam"][f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+                yield from (graph.op_id, graph.values, graph.edges, graph.static)

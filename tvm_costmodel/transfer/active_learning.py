@@ -31,17 +31,23 @@ def evenly_ranked(expected: np.ndarray, count: int) -> np.ndarray:
 
 
 def most_informative(
-    rows: np.ndarray, covariance: np.ndarray, noise: float, count: int
+    rows: np.ndarray,
+    covariance: np.ndarray,
+    noise: float,
+    count: int,
+    cost: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows to measure, in order, for a linear model with Gaussian weights.
 
-    Greedy: each row reduces the mean posterior variance over all rows the most.
+    Greedy: each row reduces the mean posterior variance over all rows the most, per unit of its
+    cost where costs are given.
 
     Args:
         rows: float64 [G, F].
         covariance: float64 [F, F] of the weights.
         noise: Standard deviation of a measurement.
         count: Number of rows, at most G.
+        cost: float64 [G], what each measurement costs; all the same when not given.
 
     Returns:
         int64 [count].
@@ -53,6 +59,8 @@ def most_informative(
         spread = rows @ covariance  # [G, F]
         reduction = ((spread @ second_moment) * spread).sum(axis=1)
         gain = reduction / (noise**2 + (spread * rows).sum(axis=1))
+        if cost is not None:
+            gain /= cost
         gain[selected] = -1.0
         best = int(np.argmax(gain))
         selected.append(best)

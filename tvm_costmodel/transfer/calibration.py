@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.gaussian_process import Factored
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.conformal import Interval
 from tvm_costmodel.predictors.latency_correction import (
@@ -155,12 +156,31 @@ def choose_networks(
     predicted = uncalibrated(regressor).predict(candidates)
     if strategy == "spread":
         return order[evenly_ranked(predicted, count)]
-    rows = work_profile(candidates, predicted)
+    return order[_most_informative(candidates, predicted, count)]
+
+
+def choose_by_cost(regressor: Regressor, graphs: Sequence[OpGraph], cost: np.ndarray) -> np.ndarray:
+    """Orders networks by what they tell `calibrate` per unit of what measuring them costs.
+
+    Args:
+        regressor: Predictor that will be calibrated.
+        graphs: Candidates, at most a few hundred.
+        cost: float64 [G], what it costs to build and measure each.
+
+    Returns:
+        int64 [G], the order to measure in until the time is spent.
+    """
+    predicted = uncalibrated(regressor).predict(graphs)
+    return _most_informative(graphs, predicted, len(graphs), cost)
+
+
+def _most_informative(
+    graphs: Sequence[OpGraph], predicted_s: np.ndarray, count: int, cost: np.ndarray | None = None
+) -> np.ndarray:
+    rows = work_profile(graphs, predicted_s)
     eigenvalues, eigenvectors = np.linalg.eigh(correction_covariance(rows, rows, rows))
-    factors = eigenvectors * np.sqrt(
-        np.maximum(eigenvalues, 0.0)
-    )  # factors @ factors.T is the covariance
-    return order[most_informative(factors, np.eye(len(rows)), _NOISE, count)]
+    factors = eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))  # F F^T is the covariance
+    return most_informative(factors, np.eye(len(rows)), _NOISE, count, cost)
 
 
 def _fitted(
@@ -169,9 +189,9 @@ def _fitted(
     """Work profiles, weights, and leave-one-out errors in log latency of each network."""
     predicted = plain.predict(graphs)
     rows, target = work_profile(graphs, predicted), np.log(measured_s / predicted)
-    inverse = np.linalg.inv(correction_covariance(rows, rows, rows) + _NOISE**2 * np.eye(len(rows)))
-    weights = inverse @ target
-    return rows, weights, weights / np.diag(inverse)
+    factored = Factored(correction_covariance(rows, rows, rows) + _NOISE**2 * np.eye(len(rows)))
+    weights = factored.solve(target)
+    return rows, weights, factored.leave_one_out(weights)
 
 
 def uncalibrated(regressor: Regressor) -> Regressor:

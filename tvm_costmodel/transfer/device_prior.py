@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.gaussian_process import Factored, ridge
 from tvm_costmodel.transfer.active_learning import (
     candidate_order,
     evenly_ranked,
@@ -165,12 +166,11 @@ class DevicePrior:
                 "out those that failed"
             )
         rows = self.standardised(features)
-        gain = self.covariance @ rows.T
-        inverse = np.linalg.inv(rows @ gain + self.noise**2 * np.eye(len(rows)))
-        expected = rows @ self.mean
-        scale = _scale(latency, expected, inverse)
-        weights = self.mean + gain @ inverse @ (latency / scale - expected)
-        covariance = self.covariance - gain @ inverse @ gain.T
+        cross, expected = rows @ self.covariance, rows @ self.mean
+        factored = Factored(cross @ rows.T + self.noise**2 * np.eye(len(rows)))
+        scale = _scale(factored.whiten(latency), factored.whiten(expected))
+        gain, loss = factored.update(cross, latency / scale - expected)
+        weights, covariance = self.mean + gain, self.covariance - loss
         return AdaptedDevice(scale, weights, covariance, self.noise, self)
 
 
@@ -194,9 +194,7 @@ def _check_sources(features: np.ndarray, latency_s: np.ndarray, boards: Sequence
 
 def _ridge(rows: np.ndarray, latency: np.ndarray) -> np.ndarray:
     has_label = ~np.isnan(latency)
-    measured = rows[has_label]
-    gram = measured.T @ measured + _SOURCE_RIDGE * np.eye(rows.shape[1])
-    return np.asarray(np.linalg.solve(gram, measured.T @ latency[has_label]))
+    return ridge(rows[has_label], latency[has_label], _SOURCE_RIDGE)
 
 
 def _moments(weights: np.ndarray, novelty: float) -> tuple[np.ndarray, np.ndarray]:
@@ -220,18 +218,18 @@ def _settings(
             error = relative[measured, device] - probe @ mean
             for noise in _NOISES:
                 total = probe @ covariance @ probe.T + noise**2 * np.eye(len(probe))
-                fit = error @ np.linalg.solve(total, error) + np.linalg.slogdet(total)[1]
-                scores[novelty, noise] = scores.get((novelty, noise), 0.0) - float(fit)
+                misfit = Factored(total).misfit(error)
+                scores[novelty, noise] = scores.get((novelty, noise), 0.0) - misfit
     return max(scores, key=lambda key: scores[key])
 
 
-def _scale(latency: np.ndarray, expected: np.ndarray, inverse: np.ndarray) -> float:
-    """The likeliest scale s of measurements with ``latency / s ~ Normal(expected, ...)``.
+def _scale(latency: np.ndarray, expected: np.ndarray) -> float:
+    """The likeliest scale s of measurements with ``latency / s ~ Normal(expected, 1)``, whitened.
 
-    The density of the measurements is s^-k exp(-|latency / s - expected|^2 / 2) in the metric of
-    ``inverse``; its stationary point in 1 / s solves a quadratic.
+    The density of the measurements is s^-k exp(-|latency / s - expected|^2 / 2); its stationary
+    point in 1 / s solves a quadratic.
     """
-    quadratic, linear = latency @ inverse @ latency, latency @ inverse @ expected
+    quadratic, linear = latency @ latency, latency @ expected
     root = np.sqrt(linear**2 + 4.0 * quadratic * len(latency))
     return float(2.0 * quadratic / (linear + root))
 

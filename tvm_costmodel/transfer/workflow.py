@@ -115,6 +115,7 @@ def calibrate_checkpoint(
         evaluate(answers[new], labels.latency_s[new]) for answers in (alone, scaled, others)
     )
     calibrated.card |= {
+        "machine": dict(labels.machine),
         "pipeline_key": labels.pipeline_key,
         "calibrated_on": len(labels),
         "calibration_set": labels.hash,

@@ -1,12 +1,25 @@
-"""Settings of a tuning: budgets, tolerance and search strategy."""
+"""Settings of a tuning: budgets, tolerance, search strategy, and where results go."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.tuning.search.search import BUDGET, STRATEGIES
+
+if TYPE_CHECKING:
+    from tvm_costmodel.predictors.loading import Predictor
+    from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+    from tvm_costmodel.profiling.store.store import Store
+    from tvm_costmodel.tuning.scoring.scorer import Scorer
+
+STORE = "measurements.db"
+"""The store in an output directory, where none is named."""
 
 MEASURE = 8
 """Candidates that are measured by default."""
@@ -29,6 +42,14 @@ class TuneSettings:
         minutes: Start no further round of measurements after this time; no limit where None.
         blocks: Timed blocks of each build in a paired measurement; the protocol's where None.
         seed: Seed of the search.
+        predictor: What scores candidates, see `tvm_costmodel.tuning.scoring.loading.load_scorer`.
+        store: Where measurements and the decisions are kept; in ``output`` when only that is
+            given, nowhere when neither is.
+        output: Directory for library, report and candidate.
+        cores: Cores to measure on; the last ones of this machine where None.
+        measurement: How a label is taken; the default protocol where None.
+        force: Tune and measure anew, even where the store has the results already.
+        progress: Show a bar on standard error.
     """
 
     measure: int = MEASURE
@@ -40,6 +61,13 @@ class TuneSettings:
     minutes: float | None = None
     blocks: int | None = None
     seed: int = 0
+    predictor: Predictor | Scorer | str | os.PathLike[str] | None = None
+    store: Store | str | os.PathLike[str] | None = None
+    output: str | os.PathLike[str] | None = None
+    cores: Sequence[int] | None = None
+    measurement: MeasurementConfig | None = None
+    force: bool = False
+    progress: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields.
@@ -59,6 +87,13 @@ class TuneSettings:
             raise ConfigError(
                 f"unknown search strategy {self.strategy!r}; use auto, {', '.join(STRATEGIES)}"
             )
+
+    @property
+    def place(self) -> Store | str | os.PathLike[str] | None:
+        """The store, or where it is; None where nothing is kept."""
+        if self.store is not None or self.output is None:
+            return self.store
+        return Path(self.output) / STORE
 
     def shares(self) -> list[int]:
         """Measurements of each round."""

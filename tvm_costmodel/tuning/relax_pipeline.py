@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tvm_costmodel.errors import ConfigError, CostModelError
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.tuning.config import TuneSettings
-from tvm_costmodel.tuning.result import device_of_target
+from tvm_costmodel.tuning.result import device_of_target, device_target
 from tvm_costmodel.tuning.scoring.loading import load_scorer
 from tvm_costmodel.tuning.search.search import BUDGET, search
 from tvm_costmodel.tuning.task import TuneTask
@@ -67,14 +67,14 @@ def relax_pipeline(
             f"measure is {measure} with {', '.join(measuring) or 'nothing else'}; use 0 for a "
             "decision by prediction alone, or 1 or more to measure"
         )
-    budgets = {k: measuring.pop(k) for k in _BUDGETS if k in measuring}
     settings = TuneSettings(
         measure=max(1, measure),
         tolerance=tolerance,
         candidates=candidates,
         strategy=strategy,
         seed=seed,
-        **budgets,
+        predictor=predictor,
+        **measuring,
     )
     chosen = resolve_device(device) if isinstance(device, str) else device
 
@@ -86,9 +86,9 @@ def relax_pipeline(
         compiled_for = device_of_target(chosen, tvm.target.Target.current(allow_none=False))
         config: Any
         if measure:
-            config = decide(task, compiled_for, settings, predictor, **measuring).config
+            config = decide(task, compiled_for, settings).config
         else:
-            config = _predicted(task, compiled_for, settings, predictor)
+            config = _predicted(task, compiled_for, settings)
         if callback is not None:
             callback(config)
         return pipeline(config)(mod)
@@ -96,13 +96,13 @@ def relax_pipeline(
     return run
 
 
-_BUDGETS = ("rounds", "adapt", "minutes", "blocks")
+def _predicted(task: TuneTask, device: Device, settings: TuneSettings) -> PipelineConfig:
+    from tvm_costmodel.compilers.relax.runtime_weights import runtime_weights
 
-
-def _predicted(
-    task: TuneTask, device: Device, settings: TuneSettings, predictor: Any
-) -> PipelineConfig:
-    space = space_for(task, device, settings.tolerance)
-    scorer, _ = load_scorer(predictor, space, device, settings.seed)
+    assert task.held is not None  # a pass has the module
+    module, graph = task.held
+    target = device_target(device, task.compiler)
+    space = space_for(task, graph, target, settings, runtime_weights(module, graph))
+    scorer, _ = load_scorer(settings.predictor, space, device, settings.seed)
     result = search(space, scorer, settings.candidates, None, settings.strategy, settings.seed)
     return cast("PipelineConfig", space.config(result.ranked[0].candidate))

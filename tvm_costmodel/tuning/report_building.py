@@ -35,8 +35,8 @@ def build_report(
     search_s = sum(result.seconds for result in tuning.searches)
     seconds = {**tuning.seconds, "in all": time.monotonic() - begin}
     return TuneReport(
-        model=task.name,
-        graph_hash=task.graph.hash,
+        model=task.name(space.graph),
+        graph_hash=space.graph.hash,
         device=device.name,
         predictor=predictor,
         strategy=tuning.searches[0].strategy,

@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,9 @@ class TuneResult:
         config: The winner as the compiler's configuration.
         task: The network.
         device: The device that it was tuned for.
+        built: Folder of the library as the measuring worker built it, removed together with this
+            object; None where this program has to compile it: after an interrupt, and where the
+            decisions are those of an earlier tuning.
     """
 
     report: TuneReport
@@ -46,6 +48,7 @@ class TuneResult:
     config: BuildConfig
     task: TuneTask
     device: Device
+    built: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def build(self) -> Build:
@@ -53,38 +56,28 @@ class TuneResult:
 
         Raises:
             BuildError: A stage of the build failed.
+            ModelFileError: The model's file cannot be read, or holds another network now.
         """
         compiler = known_compiler(self.task.compiler)
         target = make_target(self.device, compiler)
-        return compiler.build(self.task.module, target, self.config)
+        return compiler.build(self.task.module(self.report.graph_hash), target, self.config)
 
-    def compiled(self) -> TuneResult:
-        """The same, compiled; the report includes the seconds of that.
-
-        Raises:
-            BuildError: A stage of the build failed.
-        """
-        start = time.monotonic()
-        build = self.build
-        took = round(time.monotonic() - start, 3)
-        before = self.report.seconds
-        seconds = {**before, "compile": took, "in all": round(before.get("in all", 0) + took, 3)}
-        result = replace(self, report=replace(self.report, seconds=seconds))
-        result.__dict__["build"] = build
-        return result
-
-    @property
+    @cached_property
     def module(self) -> Any:
         """The tuned network: an executable for ``tvm.relax.VirtualMachine``.
 
         Of Relay, a factory for ``graph_executor.GraphModule(module["default"](device))``.
         """
-        return self.build.executable
+        runs_here = self.device.runner == "local" and self.task.compiler == DEFAULT_COMPILER
+        if self.built is None or not runs_here:
+            return self.build.executable
+        from tvm_costmodel.compilers.relax.built_library import BuiltLibrary
+
+        return BuiltLibrary(self.artifact(self.built.name), lambda: self.build.executable)
 
     def artifact(self, directory: str | os.PathLike[str]) -> Path:
         """Where `export` puts the library."""
-        linked = self.device.runner == "local" or self.device.cross_compiler
-        return Path(directory) / ("model.so" if linked else "model.tar")
+        return Path(directory) / ("model.so" if is_linked(self.device) else "model.tar")
 
     def export(self, directory: str | os.PathLike[str]) -> Path:
         """Writes library, ``candidate.json`` and ``report.json``.
@@ -105,9 +98,12 @@ class TuneResult:
         folder, artifact = Path(directory), self.artifact(directory)
         if self._is_in(folder):
             return artifact
-        with tempfile.TemporaryDirectory() as scratch:  # LLVM ends the program on a full disk
-            exported = self.build.export(Path(scratch) / artifact.name, self.device.cross_compiler)
-            library = exported.read_bytes()
+        if self.built is not None:
+            library = self.artifact(self.built.name).read_bytes()
+        else:
+            with tempfile.TemporaryDirectory() as scratch:  # LLVM ends the program on a full disk
+                path = Path(scratch) / artifact.name
+                library = self.build.export(path, self.device.cross_compiler).read_bytes()
         (folder / REPORT).unlink(missing_ok=True)
         write_atomically(artifact, library)
         write_atomically(folder / CANDIDATE, self.candidate.to_json() + "\n")
@@ -136,6 +132,11 @@ class TuneResult:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+
+def is_linked(device: Device) -> bool:
+    """Whether libraries for a device are linked; others are archives of object files."""
+    return device.runner == "local" or bool(device.cross_compiler)
 
 
 def device_target(device: Device, compiler: str = DEFAULT_COMPILER) -> tvm.target.Target:

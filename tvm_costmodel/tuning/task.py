@@ -1,4 +1,4 @@
-"""The network that is tuned: its module, its graph, and how it travels to the measuring worker."""
+"""The network that is tuned: where its module comes from, and how it travels to the worker."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING
 
 from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.compilers.registry import DEFAULT_COMPILER, known_compiler
-from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.errors import BadRowError, GraphError, ModelFileError
 from tvm_costmodel.graph.op_graph import OpGraph
+from tvm_costmodel.profiling.measuring.record import measurement_key
 from tvm_costmodel.profiling.sources import FileSource
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
-
-_ALL = 1 << 30
-"""As a number of inputs: every parameter of a function is one."""
+    from tvm_costmodel.profiling.store.store import Store
 
 
 @dataclass(frozen=True)
 class TuneTask:
     """A network to tune.
 
+    A file is read once, by the worker that builds it; this program reads it only where it has to
+    compile the network itself.
+
     Attributes:
-        module: Its Relax or Relay module.
-        graph: Its operators before any pass, whose ids decisions name.
-        path: The file that it came from; None for a module that was in memory.
-        shapes: Shapes of its dynamic inputs.
+        held: The Relax or Relay module and its graph, where it is in memory.
+        path: The file, where it is one.
+        shapes: Shapes of the file's dynamic inputs.
         compiler: What compiles it, ``relax`` or ``relay``.
     """
 
-    module: IRModule
-    graph: OpGraph
-    path: str | None = None
+    held: tuple[IRModule, OpGraph] | None = None
+    path: str = ""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     compiler: str = DEFAULT_COMPILER
 
@@ -47,7 +47,7 @@ class TuneTask:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         compiler: str = DEFAULT_COMPILER,
     ) -> TuneTask:
-        """Reads a model.
+        """The task of a model.
 
         Args:
             model: A module of the compiler with its weights as constants, or a file that
@@ -58,61 +58,67 @@ class TuneTask:
         Raises:
             ConfigError: There is no such compiler.
             MissingDependencyError: The installed TVM does not have it.
-            ModelFileError: The file cannot be read or holds no program.
-            UnsupportedOperatorError: The importer does not know an operator.
-            GraphError: The network has dimensions unknown until run time.
+            GraphError: A module has dimensions unknown until run time.
         """
         reader = known_compiler(compiler)
         reader.require()
         if not isinstance(model, str | os.PathLike):
-            module, graph = reader.module_graph(model)
-            return cls(module, graph, compiler=compiler)
-        loaded = reader.load_model(model, shapes)
-        if loaded.module is None:
-            raise ModelFileError(
-                f"{os.fspath(model)} holds a graph without weights, which cannot be compiled; "
-                "give the .onnx, .pt2 or module that it was exported from"
-            )
-        path, fixed = os.fspath(model), dict(shapes or {})
-        return cls(loaded.module, loaded.graph, path, fixed, compiler)
+            return cls(reader.module_graph(model), compiler=compiler)
+        return cls(None, os.path.abspath(model), dict(shapes or {}), compiler)
 
     @property
-    def name(self) -> str:
-        """Its name in reports."""
-        return Path(self.path).name if self.path else self.graph.name or self.graph.hash[:12]
+    def graph_hash(self) -> str:
+        """Content hash of its graph before any pass; empty for a file, which was not read yet."""
+        return self.held[1].hash if self.held is not None else ""
 
-    def runtime_weights(self) -> frozenset[int]:
-        """Ids of convolutions and matrix products whose weights are parameters of the module.
+    def module(self, graph_hash: str) -> IRModule:
+        """The module, for a compilation in this program.
 
-        Such weights are passed at run time, so that no build can transform them.
+        Args:
+            graph_hash: The graph that was tuned, whose operators the decisions name by their ids.
+
+        Raises:
+            ModelFileError: The file cannot be read, or holds another network than was tuned.
         """
-        if self.compiler != DEFAULT_COMPILER:
-            return frozenset()
-        from tvm_costmodel.frontends.relax.export import from_relax
-        from tvm_costmodel.graph_passes.tunable_ops import tunable_operators
+        if self.held is not None:
+            return self.held[0]
+        module, graph = self._file().load()
+        if graph.hash != graph_hash:
+            raise ModelFileError(
+                f"{self.path} holds graph {graph.hash} now, and {graph_hash} was tuned: the file "
+                "changed meanwhile; tune it again"
+            )
+        return module
 
-        every_input = from_relax(self.module, num_inputs=_ALL)
-        passed: set[int] = set()
-        unfolded = tunable_operators(every_input)
-        for name, ids in tunable_operators(self.graph).items():
-            others = unfolded.get(name, [])
-            if len(others) != len(ids):  # what depends on parameters alone is an operator now
-                passed.update(ids)
-                continue
-            weights = [every_input.operators[other].weights for other in others]
-            passed.update(i for i, held in zip(ids, weights, strict=True) if not held)
-        return frozenset(i for i in passed if self.graph.operators[i].weights)
+    def name(self, graph: OpGraph) -> str:
+        """Its name in reports."""
+        return Path(self.path).name if self.path else graph.name or graph.hash[:12]
 
     def source(self, folder: Path) -> FileSource:
         """The network for a worker; a module in memory is written below ``folder``.
 
         The file stays next to the store, so that its rows can be measured again.
         """
-        if self.path is not None:
-            path = os.path.abspath(self.path)
-            return FileSource(path, dict(self.shapes), compiler=self.compiler)
+        if self.held is None:
+            return self._file()
         import tvm
 
-        file = folder / "networks" / f"{self.graph.hash}.json"
-        write_atomically(file, tvm.ir.save_json(self.module))
+        file = folder / "networks" / f"{self.graph_hash}.json"
+        write_atomically(file, tvm.ir.save_json(self.held[0]))
         return FileSource(str(file.resolve()), compiler=self.compiler)
+
+    def graph_in(self, store: Store, device: str, pipeline_key: str) -> OpGraph | None:
+        """Its graph as far as it is known without reading a file: from memory or from a store."""
+        if self.held is not None:
+            return self.held[1]
+        graph_hash = store.graph_of_source(self._file().key)
+        if not graph_hash:
+            return None
+        try:
+            row = store.get(measurement_key(graph_hash, device, pipeline_key), kernels=False)
+            return OpGraph.from_json(row.graph) if row is not None else None
+        except (BadRowError, GraphError):  # the model's own file will tell
+            return None
+
+    def _file(self) -> FileSource:
+        return FileSource(self.path, self.shapes, compiler=self.compiler)

@@ -8,10 +8,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_costmodel.errors import BadRowError, ConfigError, CostModelError
+from tvm_costmodel.compilers.build_stages import has_linker, require_linker
+from tvm_costmodel.compilers.registry import known_compiler
+from tvm_costmodel.errors import BadRowError, ConfigError, CostModelError, StoreError
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.profiling.measuring.record import (
     MeasurementConfig,
@@ -22,11 +25,16 @@ from tvm_costmodel.profiling.paired_profiler import PairedProfiler
 from tvm_costmodel.profiling.store.staleness import stale_components
 from tvm_costmodel.profiling.store.store import Store
 from tvm_costmodel.tuning.backends import backend_of
-from tvm_costmodel.tuning.config import MEASURE, TuneSettings
+from tvm_costmodel.tuning.config import MEASURE, STORE, TuneSettings
 from tvm_costmodel.tuning.report import TuneReport
 from tvm_costmodel.tuning.report_building import build_report
-from tvm_costmodel.tuning.result import TuneResult, device_of_target, device_target
-from tvm_costmodel.tuning.scoring.loading import load_scorer
+from tvm_costmodel.tuning.result import (
+    TuneResult,
+    device_of_target,
+    device_target,
+    is_linked,
+)
+from tvm_costmodel.tuning.scoring.loading import load_predictor_of, load_scorer
 from tvm_costmodel.tuning.search.search import BUDGET, strategy_for
 from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
@@ -36,13 +44,11 @@ from tvm_costmodel.tuning.tuner import Tuning
 if TYPE_CHECKING:
     import tvm
 
+    from tvm_costmodel.graph.op_graph import OpGraph
     from tvm_costmodel.predictors.loading import Predictor
     from tvm_costmodel.tuning.scoring.scorer import Scorer
 
 logger = logging.getLogger(__name__)
-
-STORE = "measurements.db"
-"""The store in an output directory, where none is named."""
 
 
 def tune(
@@ -116,13 +122,16 @@ def tune(
         KeyboardInterrupt: Interrupted before anything was measured.
     """
     settings = TuneSettings(
-        measure, rounds, tolerance, candidates, strategy, adapt, minutes, blocks, seed
-    )
-    result = decide(
-        TuneTask.of(model, shapes, compiler),
-        _device(device, target, compiler),
-        settings,
-        predictor,
+        measure=measure,
+        rounds=rounds,
+        tolerance=tolerance,
+        candidates=candidates,
+        strategy=strategy,
+        adapt=adapt,
+        minutes=minutes,
+        blocks=blocks,
+        seed=seed,
+        predictor=predictor,
         store=store,
         output=output,
         cores=cores,
@@ -130,69 +139,86 @@ def tune(
         force=force,
         progress=progress,
     )
-    if not result.report.stored:
-        result = result.compiled()
+    base = resolve_device(device) if isinstance(device, str) else device
+    chosen = device_of_target(base, target, compiler).with_compiler(compiler)
+    result = decide(TuneTask.of(model, shapes, compiler), chosen, settings, library=True)
     if output is not None:
         result.export(output)
     return result
 
 
-def _device(device: Device | str, target: Any, compiler: str) -> Device:
-    base = resolve_device(device) if isinstance(device, str) else device
-    return device_of_target(base, target, compiler).with_compiler(compiler)
-
-
 def decide(
-    task: TuneTask,
-    device: Device,
-    settings: TuneSettings,
-    predictor: Predictor | Scorer | str | os.PathLike[str] | None = None,
-    *,
-    store: Store | str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    cores: Sequence[int] | None = None,
-    measurement: MeasurementConfig | None = None,
-    force: bool = False,
-    progress: bool = False,
+    task: TuneTask, device: Device, settings: TuneSettings, library: bool = False
 ) -> TuneResult:
-    """As `tune`, without compiling the winner in this program or writing any file but the store."""
+    """As `tune`, without writing any file but the store; with the ``library`` where wanted."""
     begin = time.monotonic()
-    space = space_for(task, device, settings.tolerance)
-    key = _decision_key(space, device, settings)
-    path = store if store is not None or output is None else Path(output) / STORE
-    if not force and (stored := _stored(path, key, settings, space, device)) is not None:
-        return _result_of(TuneReport.from_dict(stored), space, task, device)
-    if output is not None:
-        _require_writable(Path(output))
-    strategy_for(space, settings.candidates, settings.strategy)
-    scorer, name = load_scorer(predictor, space, device, settings.seed)
-    with _opened(path) as opened:
-        unopened = PairedProfiler(device, opened, measurement, cores=cores, compiler=task.compiler)
-        with unopened as profiler:
-            profiler.open(task.source(opened.path.parent))
-            profiler.require_right_outputs()
-            tuning = Tuning(space, scorer, profiler, settings, not force, progress)
-            tuning.run()
-        report = build_report(tuning, task, device, name, begin)
-        if report.stopped != "interrupted":
-            opened.put_tuned(key, _record(report, settings))
-    return _result_of(report, space, task, device)
-
-
-def space_for(task: TuneTask, device: Device, tolerance: float) -> DecisionSpace:
-    """What can be decided for a network on a device.
-
-    Raises:
-        DeviceError: The compiler makes no code for the device.
-    """
+    earlier = None if settings.force else _earlier(task, device, settings)
+    if earlier is not None:
+        return earlier
     target = device_target(device, task.compiler)
-    limits = backend_of(task.compiler).space_limits(target)
+    predictor = load_predictor_of(settings.predictor, task.compiler, device)
+    if settings.output is not None:
+        _require_writable(Path(settings.output))
+        if device.runner == "local":  # a board's runner asks for its cross compiler
+            require_linker()
+    with _opened(settings.place) as store:
+        unopened = PairedProfiler(
+            device, store, settings.measurement, cores=settings.cores, compiler=task.compiler
+        )
+        with unopened as profiler:
+            graph = profiler.open(task.source(store.path.parent), task.graph_hash)
+            space = space_for(task, graph, target, settings, profiler.runtime_weights())
+            earlier = None if settings.force else _stored(store, task, space, device, settings)
+            if earlier is not None:
+                return earlier
+            strategy_for(space, settings.candidates, settings.strategy)
+            scorer, name = load_scorer(predictor, space, device, settings.seed)
+            profiler.require_right_outputs()
+            tuning = Tuning(space, scorer, profiler, settings)
+            tuning.run()
+            report = build_report(tuning, task, device, name, begin)
+            result = _result_of(report, space, task, device)
+            if report.stopped == "interrupted":
+                return result
+            store.put_tuned(_decision_key(space, device, settings), _record(report, settings))
+            return _with_library(result, tuning, begin) if library else result
+
+
+def _with_library(result: TuneResult, tuning: Tuning, begin: float) -> TuneResult:
+    """The result with the library as the worker built it, where this system can link one."""
+    device = result.device
+    if is_linked(device) and not has_linker(device.cross_compiler):
+        return result
+    folder = tempfile.TemporaryDirectory(prefix="tvm-costmodel-")
+    fields = tuning.space.config_fields(result.candidate)
+    tuning.profiler.export(fields, result.artifact(folder.name))
+    seconds = {**tuning.seconds, **tuning.profiler.seconds, "in all": time.monotonic() - begin}
+    rounded = {part: round(took, 3) for part, took in seconds.items()}
+    return replace(result, report=replace(result.report, seconds=rounded), built=folder)
+
+
+def space_for(
+    task: TuneTask,
+    graph: OpGraph,
+    target: tvm.target.Target,
+    settings: TuneSettings,
+    runtime_weights: frozenset[int] = frozenset(),
+) -> DecisionSpace:
+    """What can be decided for a network.
+
+    Args:
+        task: The network.
+        graph: Its graph before any pass.
+        target: TVM's target of the device.
+        settings: Of these, the tolerance.
+        runtime_weights: Ids of operators whose weights are passed at run time.
+    """
     return DecisionSpace.for_graph(
-        task.graph,
-        tolerance,
+        graph,
+        settings.tolerance,
         compiler=task.compiler,
-        runtime_weights=task.runtime_weights(),
-        **limits,
+        runtime_weights=runtime_weights,
+        **backend_of(task.compiler).space_limits(target),
     )
 
 
@@ -210,28 +236,35 @@ def _record(report: TuneReport, settings: TuneSettings) -> dict[str, Any]:
     return {"measure": settings.measure, "minutes": limited, "report": report.to_dict()}
 
 
-def _stored(
-    store: Store | str | os.PathLike[str] | None,
-    key: str,
-    settings: TuneSettings,
-    space: DecisionSpace,
-    device: Device,
-) -> dict[str, Any] | None:
-    """The report of an earlier tuning with at least this budget, by code that is still the same."""
-    if store is None or (not isinstance(store, Store) and not Path(store).exists()):
+def _earlier(task: TuneTask, device: Device, settings: TuneSettings) -> TuneResult | None:
+    """The result of an earlier tuning, where the network is known without reading its file."""
+    place = settings.place
+    if place is None or (not isinstance(place, Store) and not Path(place).exists()):
         return None
-    with _opened(store, write=False) as opened:
-        record = opened.tuned(key)
-        if record is None or record["measure"] < settings.measure:
+    with _opened(place, write=False) as store:
+        default = known_compiler(task.compiler).config().key
+        graph = task.graph_in(store, device.name, default)
+        if graph is None:
             return None
-        winner = Candidate.from_dict(record["report"]["candidate"])
-        if any(_is_stale(opened, space, device, choice) for choice in (space.default, winner)):
-            return None
+        space = space_for(task, graph, device_target(device, task.compiler), settings)
+        return _stored(store, task, space, device, settings)
+
+
+def _stored(
+    store: Store, task: TuneTask, space: DecisionSpace, device: Device, settings: TuneSettings
+) -> TuneResult | None:
+    """The result of an earlier tuning with at least this budget, by code that is the same."""
+    record = store.tuned(_decision_key(space, device, settings))
+    if record is None or record["measure"] < settings.measure:
+        return None
+    winner = Candidate.from_dict(record["report"]["candidate"])
+    if any(_is_stale(store, space, device, choice) for choice in (space.default, winner)):
+        return None
     if record["minutes"] is not None and (settings.minutes or float("inf")) > record["minutes"]:
         return None
-    report: dict[str, Any] = record["report"]
-    summary = f"{report['said']}; tuned earlier, --force (force=True) tunes anew"
-    return {**report, "said": summary, "stored": True, "seconds": {}}
+    summary = f"{record['report']['said']}; tuned earlier, --force (force=True) tunes anew"
+    stored = {**record["report"], "said": summary, "stored": True, "seconds": {}}
+    return _result_of(TuneReport.from_dict(stored), space, task, device)
 
 
 @contextmanager
@@ -247,7 +280,13 @@ def _opened(store: Store | str | os.PathLike[str] | None, write: bool = True) ->
     path = Path(store)
     created = [p for p in (path, *path.parents) if not p.exists()] if write else []
     if write:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"store {path} cannot be created ({error.strerror}: {error.filename}); name "
+                "another place with --store, or --output"
+            ) from error
     used = not created
     try:
         with Store(path, write) as opened:

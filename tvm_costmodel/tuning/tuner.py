@@ -69,8 +69,6 @@ class Tuning:
         scorer: What predicts latencies.
         profiler: What measures; the network is open in it.
         settings: Budgets.
-        reuse: Take rows that the store has already.
-        progress: Show a bar on standard error.
         measured: Trial of every candidate that was measured, in that order.
         searches: Result of each search.
         winner: The confirmed candidate that beats the default beyond noise; None where none does.
@@ -83,8 +81,6 @@ class Tuning:
     scorer: Scorer
     profiler: PairedProfiler
     settings: TuneSettings
-    reuse: bool = True
-    progress: bool = False
     measured: dict[Candidate, Trial] = field(default_factory=dict)
     searches: list[SearchResult] = field(default_factory=list)
     winner: Trial | None = None
@@ -102,7 +98,9 @@ class Tuning:
             StoreError: The store cannot be written.
         """
         self._begin = time.monotonic()
-        with tqdm(total=self.settings.measure, unit="cand", disable=not self.progress) as bar:
+        with tqdm(
+            total=self.settings.measure, unit="cand", disable=not self.settings.progress
+        ) as bar:
             self._bar = bar
             try:
                 self._rounds()
@@ -186,10 +184,12 @@ class Tuning:
                 runs,
                 self.settings.tolerance,
                 rounds or self.settings.blocks,
-                reuse=self.reuse and not confirming,
+                reuse=not (self.settings.force or confirming),
             )
             for proposal, result in zip(group, results, strict=True):
                 done.append(self._keep(proposal, result, confirming))
+            favourites = self._favourites()[:_CONFIRMED]  # may be confirmed, and win
+            self.profiler.keep = [trial.result.row.config_key for trial in favourites]
         return done
 
     def _variant_run(self, candidate: Candidate) -> VariantRun:
@@ -214,13 +214,16 @@ class Tuning:
 
     def _faster(self) -> list[Trial]:
         """Candidates that were faster than the default beyond noise, the fastest first."""
-        good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.beats_default]
+        return [m for m in self._favourites() if m.ratio is not None and m.ratio.beats_default]
+
+    def _favourites(self) -> list[Trial]:
+        """Candidates that were faster than the default, the fastest first."""
+        good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.log < 0]
         return sorted(good, key=_log_ratio)
 
     def _confirm(self) -> Trial | None:
         """Measures the favourites again: the fastest of many is often just a lucky one."""
-        good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.log < 0]
-        waiting = sorted(good, key=_log_ratio)
+        waiting = self._favourites()
         rounds = 2 * (self.settings.blocks or self.profiler.measurement.blocks)
         while waiting:
             favourites, waiting = waiting[:_CONFIRMED], waiting[_CONFIRMED:]

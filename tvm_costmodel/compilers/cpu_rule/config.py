@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from tvm_costmodel.errors import ConfigError, require_known
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.json_config import JsonConfig
 
 _LOOP_ORDERS = ("auto", "channels", "pixels")
 
 
 @dataclasses.dataclass(frozen=True)
-class CpuRuleConfig:
+class CpuRuleConfig(JsonConfig):
     """Tile parameters of the rule; zero and ``auto`` mean "choose by shape and machine".
 
     Attributes:
@@ -25,6 +24,8 @@ class CpuRuleConfig:
             network is built.
         parallel: Whether outer loops run on all of the target's cores.
     """
+
+    title = "the CPU rule's config"
 
     vector_bits: int = 0
     accumulators: int = 0
@@ -51,19 +52,3 @@ class CpuRuleConfig:
             raise ConfigError(
                 f"loop_order is {self.loop_order!r}; use one of {', '.join(_LOOP_ORDERS)}"
             )
-
-    def to_dict(self) -> dict[str, int | str | bool]:
-        """Returns the fields as JSON-able values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> CpuRuleConfig:
-        """Builds a config from ``to_dict``'s result; absent fields take their defaults.
-
-        Raises:
-            ConfigError: A key is unknown or a field is out of range.
-        """
-        require_known(
-            fields, [field.name for field in dataclasses.fields(cls)], "the CPU rule's config"
-        )
-        return cls(**fields)

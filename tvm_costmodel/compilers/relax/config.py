@@ -11,8 +11,9 @@ from typing import Any
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.plan.kernel_decision import KernelDecision
 from tvm_costmodel.compilers.relax.passes.layout import KERNEL_LAYOUTS
-from tvm_costmodel.errors import ConfigError, require_known
+from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.graph_passes.tunable_ops import STAGES
+from tvm_costmodel.json_config import JsonConfig
 
 # Part of ``PipelineConfig.key``, which names the format of that key: it stays. What is compiled is
 # versioned by pass, see ``tvm_costmodel.compilers.components``.
@@ -20,12 +21,9 @@ PIPELINE_VERSION = 1
 
 _PRECISIONS = ("float32", "float16")
 
-# Serialised name of a field -> the field, where they differ: keys are hashes of serialised names.
-_FIELDS = {"join_products": "merge_matmuls"}
-
 
 @dataclasses.dataclass(frozen=True)
-class PipelineConfig:
+class PipelineConfig(JsonConfig):
     """The graph-level decisions of a build, and the schedule rule's parameters.
 
     Attributes:
@@ -45,6 +43,9 @@ class PipelineConfig:
         kernels: Decisions for single convolutions and matrix products, each with the operator's
             id in the graph that ``from_relax`` reads from the module; ascending ids.
     """
+
+    title = "the pipeline's config"
+    stored_names = {"merge_matmuls": "join_products"}  # keys are hashes of stored names
 
     layout: str = "NHWC"
     fuse: bool = True
@@ -120,10 +121,7 @@ class PipelineConfig:
         Raises:
             ConfigError: A key is unknown or a field is out of range.
         """
-        serialised = {field: name for name, field in _FIELDS.items()}
-        known = [serialised.get(field.name, field.name) for field in dataclasses.fields(cls)]
-        require_known(fields, known, "the pipeline's config")
-        values = {_FIELDS.get(name, name): value for name, value in fields.items()}
+        values = cls._values(fields)
         if isinstance(values.get("rule"), Mapping):
             values["rule"] = CpuRuleConfig.from_dict(values["rule"])
         if isinstance(values.get("stage_layouts"), Mapping):

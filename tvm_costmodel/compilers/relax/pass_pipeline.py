@@ -135,7 +135,7 @@ def graph_passes(config: PipelineConfig, note: Note = _unnoted) -> list[tvm.tran
         note("pass/kernel_annotations")
     passes = [
         *([annotations.note()] if annotations else []),
-        buildable_forms(),
+        buildable_forms(lambda: note("pass/buildable_forms")),
         *([merge_matmuls(lambda: note("pass/merge_matmuls"))] if merges else []),
         fold_constants(note),
         fold_batch_norm(config.fold_batch_norm, note),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tvm
 
 from tvm_costmodel.errors import DeviceError
+from tvm_costmodel.processor import not_offered
 
 # What LLVM calls float16 arithmetic: AVX512-FP16, and FEAT_FP16 of Arm.
 _FLOAT16_FEATURES = frozenset(("avx512fp16", "fullfp16"))
@@ -16,7 +17,8 @@ def cpu_target(threads: int = 1, mcpu: str | None = None) -> tvm.target.Target:
 
     Args:
         threads: Cores that a network may use.
-        mcpu: LLVM's name of the processor, e.g. ``znver4``; this machine's where absent.
+        mcpu: LLVM's name of the processor, e.g. ``znver4``; this machine's where absent, without
+            the instructions that the operating system does not offer.
 
     Raises:
         DeviceError: LLVM does not know the processor, or ``threads`` is not positive.
@@ -29,8 +31,16 @@ def cpu_target(threads: int = 1, mcpu: str | None = None) -> tvm.target.Target:
             f"LLVM does not know the processor {mcpu!r}; `llc -mcpu=help` lists the names, "
             f"this machine's is {tvm.target.codegen.llvm_get_system_cpu()!r}"
         )
-    name = mcpu or tvm.target.codegen.llvm_get_system_cpu()
-    return tvm.target.Target({"kind": "llvm", "mcpu": name, "num-cores": threads})
+    config = {
+        "kind": "llvm",
+        "mcpu": mcpu or tvm.target.codegen.llvm_get_system_cpu(),
+        "num-cores": threads,
+    }
+    target = tvm.target.Target(config)
+    if mcpu is None:
+        hidden = not_offered(tvm.target.codegen.llvm_get_cpu_features(target))
+        target = tvm.target.Target({**config, "mattr": hidden}) if hidden else target
+    return target
 
 
 def has_half_arithmetic(target: tvm.target.Target) -> bool:

@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tvm_costmodel.errors import ConfigError, require_known
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.json_config import JsonConfig
 
 RELAY_PIPELINE_VERSION = 1
 """Part of ``RelayConfig.key``, which names the format of that key: it stays. Builds have
@@ -24,7 +25,7 @@ _MAX_FUSE_DEPTH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class RelayConfig:
+class RelayConfig(JsonConfig):
     """The graph-level decisions of a Relay build.
 
     Attributes:
@@ -43,6 +44,8 @@ class RelayConfig:
             of their type, which builds two to three times as fast and runs the same kernels; the
             outputs then mean nothing, so it is for measuring latency alone.
     """
+
+    title = "the Relay build's config"
 
     opt_level: int = 3
     alter_layout: bool = True
@@ -77,19 +80,3 @@ class RelayConfig:
         versions = {"relay": RELAY_PIPELINE_VERSION}
         text = json.dumps({"config": self.to_dict(), "versions": versions}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON-able values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> RelayConfig:
-        """Builds a config from ``to_dict``'s result; absent fields take their defaults.
-
-        Raises:
-            ConfigError: A key is unknown or a field is out of range.
-        """
-        require_known(
-            fields, [field.name for field in dataclasses.fields(cls)], "the Relay build's config"
-        )
-        return cls(**fields)

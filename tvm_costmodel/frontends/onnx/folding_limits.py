@@ -14,31 +14,39 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from tvm_costmodel.bounded_reading import MAX_DEPTH
 from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.isolation import ChildFailure, Limits, in_fork
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLDED_BYTES = 1 << 30
-"""Most bytes of constants that the nodes of a model may make of smaller ones."""
+"""Most bytes of constants that the nodes of a model may make ..."""
 MAX_GROWTH = 4
-"""... or this many times its operands, which are in the file."""
+"""... or this many times the constants that it has already."""
 MAX_INVENTED_BYTES = 1 << 30
 """Most bytes of weights that are filled in because the file has none."""
 MAX_EXTENT = 1 << 40
+MAX_RANK = 32
+MAX_NODES = 200_000
+"""Most nodes that functions of a model unfold to."""
 
 _ITEM = 4  # bytes of an element; a double counts as one of half the size
-_SHAPED_BY = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "RandomNormal": 0}
+_SHAPED_BY = {"ConstantOfShape": 0, "Expand": 1, "RandomNormal": 0}
 _KEEPS = frozenset(
-    "Identity Cast Transpose Squeeze Unsqueeze Flatten Shape Size Slice Gather".split()
+    "Identity Cast Transpose Reshape Squeeze Unsqueeze Flatten Shape Size Slice Gather".split()
 )
 _SMALL_INTEGERS = 4096
+_OF_SHAPES = ("Shape", "Size")
+_WRITTEN_OUT = frozenset("Add Cast Concat Gather Identity Mul Slice Squeeze Sub Unsqueeze".split())
+"""Operators whose results inference writes out where it knows the operands' values."""
 
 
 def check_folding(
     node: onnx.NodeProto,
     constants: Mapping[str, onnx.TensorProto],
     shapes: Mapping[str, tuple[int, ...]],
-    made: int = 0,
+    left: int = MAX_FOLDED_BYTES,
 ) -> None:
     """Refuses a node whose constant result would be far larger than its constant operands.
 
@@ -46,7 +54,7 @@ def check_folding(
         node: A node whose operands are all constant.
         constants: Those operands, by name.
         shapes: Shapes that are known, by name.
-        made: Bytes that other nodes have made already.
+        left: Bytes that the result may have.
 
     Raises:
         ModelFileError: Names the node, the size and the limit.
@@ -54,44 +62,119 @@ def check_folding(
     operands = [constants[name] for name in node.input if name]
     given = sum(_bytes(tensor) for tensor in operands)
     needed = _needed_bytes(node, operands, constants, shapes)
-    if needed > max(MAX_FOLDED_BYTES - made, MAX_GROWTH * given):
+    if needed > left:
         raise ModelFileError(
             f"node {node.name or node.output[0]} ({node.op_type}) makes a constant of "
-            f"{needed >> 20} MiB from {given} bytes, more than {MAX_FOLDED_BYTES >> 20} MiB "
-            "with the others; "
+            f"{needed >> 20} MiB from {given} bytes, more than the {left >> 20} MiB that are left; "
             "export the model with a smaller constant, or compute it from an input"
         )
+
+
+def folding_budget(model: onnx.ModelProto) -> int:
+    """Bytes of constants that folding a model may make, all nodes together."""
+    given = sum(map(_bytes, model.graph.initializer))
+    return max(MAX_FOLDED_BYTES, MAX_GROWTH * given)
 
 
 def infer_types(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """Runs ONNX's shape inference, values of shapes included.
 
-    Inference writes out every value of a Range, however long, so one that is not known to be short
-    is taken out of what it sees.
+    Inference writes out every value of a Range or Concat of known values, however many, so one that
+    is not known to be short is taken out of what it sees.
 
     Args:
         skeleton: A model without large weights; changed in place.
 
     Returns:
         The model with types, or the skeleton itself where inference fails.
+
+    Raises:
+        ModelFileError: Inference crashes, does not end or takes all memory, or a value has more
+            than `MAX_RANK` axes.
     """
     constants = {tensor.name: tensor for tensor in skeleton.graph.initializer}
-    for i in reversed(range(len(skeleton.graph.node))):
-        node = skeleton.graph.node[i]
-        if node.op_type == "Range" and not _is_short(node, constants):
-            del skeleton.graph.node[i]
+    counts = {name: _product(tensor.dims) for name, tensor in constants.items()}
+    nodes = skeleton.graph.node
+    long = [i for i, node in enumerate(nodes) if _is_long(node, constants, counts)]
+    for i in reversed(long):
+        del nodes[i]
+    content = skeleton.SerializeToString()
+    limits = Limits(memory_bytes=(1 << 30) + 16 * len(content), seconds=30.0 + len(content) / 1e6)
+
+    def infer() -> bytes:
+        try:
+            inferred = shape_inference.infer_shapes(content, data_prop=True)
+        except Exception as error:  # it raises errors of many kinds
+            logger.debug("shape inference: %s", error)
+            return content
+        return bytes(inferred.SerializeToString())
+
     try:
-        return shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception as error:
-        logger.debug("shape inference: %s", error)
-        return skeleton
+        inferred = onnx.ModelProto.FromString(in_fork(infer, limits))
+    except ChildFailure as error:
+        raise ModelFileError(
+            f"ONNX's shape inference does not bear this model: {error}; export it again"
+        ) from None
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        if len(value.type.tensor_type.shape.dim) > MAX_RANK:
+            raise ModelFileError(
+                f"{value.name} has {len(value.type.tensor_type.shape.dim)} axes, at most "
+                f"{MAX_RANK} are read; export the model with fewer"
+            )
+    return inferred
 
 
-def _is_short(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    operands = [constants[name] for name in node.input if name in constants]
-    if len(operands) < 3:
-        return False
-    return _needed_bytes(node, operands, constants, {}) <= _SMALL_INTEGERS * _ITEM
+def check_functions(model: onnx.ModelProto, label: str) -> None:
+    """Refuses functions that call each other so often that they unfold to too many nodes.
+
+    Raises:
+        ModelFileError: Names how many nodes they unfold to, and the limit.
+    """
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in bodies and key not in counts:
+                # One that calls itself has no end; ONNX refuses it.
+                counts[key] = MAX_NODES + 1 if depth > MAX_DEPTH else count(bodies[key], depth + 1)
+            total += counts.get(key, 1)
+            graphs = [a.g for a in node.attribute if a.HasField("g")]
+            total += sum(count(graph.node, depth + 1) for graph in graphs)
+        return total
+
+    total = count(model.graph.node, 0)
+    if total > MAX_NODES:
+        raise ModelFileError(
+            f"{label}: its functions unfold to {min(total, 10**12)} nodes or more, at most "
+            f"{MAX_NODES} are read; export the model with fewer functions"
+        )
+
+
+def _is_long(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], counts: dict[str, int]
+) -> bool:
+    """Whether inference would write out many values of a node's result.
+
+    Args:
+        node: The nodes before it have been asked about.
+        constants: Tensors with values, by name.
+        counts: Elements of the values that inference writes out, by name; the node's are added.
+    """
+    if node.op_type == "Range":
+        operands = [constants[name] for name in node.input if name in constants]
+        return len(operands) < 3 or (
+            _needed_bytes(node, operands, constants, {}) > _SMALL_INTEGERS * _ITEM
+        )
+    operand_counts = [counts.get(name, 0) for name in node.input if name]
+    count = MAX_RANK if node.op_type in _OF_SHAPES else 0
+    if node.op_type in _WRITTEN_OUT and all(operand_counts):
+        count = sum(operand_counts) if node.op_type == "Concat" else max(operand_counts, default=0)
+    if count and node.output:
+        counts[node.output[0]] = count
+    return node.op_type == "Concat" and count > _SMALL_INTEGERS
 
 
 def check_invented(tensors: Iterable[onnx.TensorProto], label: str) -> None:

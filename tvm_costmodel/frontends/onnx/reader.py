@@ -90,7 +90,7 @@ def load_onnx(
         proto = read_onnx(model, external_data=weights == "file")
     _check_has_graph(proto, label)
     try:
-        return _cleaned(proto, shapes or {}, weights, label, supported())
+        return _cleaned(proto, shapes or {}, weights, label, supported)
     except CostModelError:
         raise
     except Exception as error:  # names that are no text, fields of wrong kinds: a damaged file
@@ -101,16 +101,27 @@ def load_onnx(
 
 
 def _cleaned(
-    model: onnx.ModelProto, shapes: Shapes, weights: Weights, label: str, supported: Collection[str]
+    model: onnx.ModelProto,
+    shapes: Shapes,
+    weights: Weights,
+    label: str,
+    supported: Callable[[], Collection[str]],
 ) -> onnx.ModelProto:
+    """Cleans a model, and refuses operators that the importer does not know.
+
+    Which it knows is asked last: that imports TVM, which goes on while the model is cleaned.
+    """
     drop_initialiser_inputs(model)
     check_weights_defined(model, label)
     _set_input_shapes(model, shapes, label)
     fill_missing_weights(model, label)
-    _check_operators(model, label, supported)
+    operators = _operators(model)
     if weights == "random":
         model = randomise_weights(model)
-    return clean(model, label)
+    try:
+        return clean(model, label)
+    finally:
+        _check_operators(operators, label, supported())
 
 
 def onnx_to_relax(
@@ -359,17 +370,22 @@ def _supported_by_relax() -> Collection[str]:
     return supported_operators()
 
 
-def _check_operators(model: onnx.ModelProto, label: str, supported: Collection[str]) -> None:
-    """Raises UnsupportedOperatorError that lists every operator the importer does not know."""
+def _operators(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Domain and name of each operator that is no function of the model's own."""
     own = {(function.domain, function.name) for function in model.functions}
-    unsupported: dict[str, None] = {}
-    for node in _all_nodes(model.graph):
-        if (node.domain, node.op_type) in own:
-            continue
-        standard = node.domain in ("", "ai.onnx")
-        microsoft = node.domain == "com.microsoft" and node.op_type in _MICROSOFT_OPS
-        if not ((standard or microsoft) and node.op_type in supported):
-            unsupported[node.op_type if standard else f"{node.domain}::{node.op_type}"] = None
+    return {(node.domain, node.op_type) for node in _all_nodes(model.graph)} - own
+
+
+def _check_operators(
+    operators: set[tuple[str, str]], label: str, supported: Collection[str]
+) -> None:
+    """Raises UnsupportedOperatorError that lists every operator the importer does not know."""
+    unsupported: set[str] = set()
+    for domain, name in operators:
+        standard = domain in ("", "ai.onnx")
+        microsoft = domain == "com.microsoft" and name in _MICROSOFT_OPS
+        if not ((standard or microsoft) and name in supported):
+            unsupported.add(name if standard else f"{domain}::{name}")
     if unsupported:
         raise UnsupportedOperatorError(
             f"{label}: TVM's ONNX importer has no {', '.join(sorted(unsupported))}; export the "

@@ -9,6 +9,7 @@ This module imports TVM: import it lazily.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,10 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from tvm_costmodel.errors import CostModelError, ModelFileError
 from tvm_costmodel.frontends.onnx.operators.decompositions import ALWAYS
 from tvm_costmodel.frontends.onnx.operators.editor import node_name
-from tvm_costmodel.frontends.onnx.rewrites import mark_imported, note_rewrite
+from tvm_costmodel.frontends.onnx.rewrites import component_of, mark_imported, note_rewrite
+
+_OPERATOR = re.compile(r'ir\.Op\(span=.*?name="([\w.]+)".*?support_level=\d+\)')
+"""How TVM writes an operator in a message."""
 
 Converter = Callable[[Any, Any, dict[str, Any]], Any]
 
@@ -33,12 +37,12 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         branches: Whether the graph has If nodes. What is bound inside a branch would land outside
             of it, so operators are then bound where they are first read, as TVM does always.
         at: Operator and name of the node that is being converted.
-        named: Whether an operator was bound by name that TVM would make a loop program of.
+        named: Operators that were bound by name, of which TVM would make loop programs.
     """
 
     branches = False
     at: tuple[str, ...] = ()
-    named = False
+    named: set[str]
 
     @classmethod
     def convert(cls, model: onnx.ModelProto) -> tvm.IRModule:
@@ -52,6 +56,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         """
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         importer = cls(None, "float32")
+        importer.named = set()
         importer.branches = any(node.op_type == "If" for node in model.graph.node)
         for node in model.graph.node:
             node.name = node_name(node)
@@ -63,17 +68,22 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             if not importer.at:
                 raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            first = _OPERATOR.sub(r"\1", first)
             raise ModelFileError(
                 f"TVM cannot import this model: its ONNX importer has no {importer.at[0]} as node "
                 f'"{importer.at[1]}" has it ({first}); export the model with another form of it'
             ) from error
-        if importer.named:
-            note_rewrite(model, "importer/named")
+        for operator in importer.named:
+            note_rewrite(model, component_of(operator))
         return mark_imported(module, model)
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         super()._construct_nodes(graph)
         self.at = ()
+        for output in graph.output:
+            value = self._nodes.get(output.name)
+            if isinstance(getattr(value, "ty", None), relax.ShapeType):
+                self._nodes[output.name] = self.bb.emit(relax.op.shape_to_tensor(value))
 
     def _convert_operator(
         self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int
@@ -85,7 +95,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             converted = super()._convert_operator(op_name, inputs, attrs, opset)
         else:
             converted = self.bb.normalize(converted)
-            self.named |= op_name in _NAMED_ALWAYS or attrs.get("mode", b"constant") != b"constant"
+            if op_name in NAMED_ALWAYS or attrs.get("mode", b"constant") != b"constant":
+                self.named.add(op_name)
         is_tensor = isinstance(getattr(converted, "ty", None), relax.TensorType)
         if is_tensor and isinstance(converted, tvm.ir.Call) and not self.branches:
             return self.bb.emit(converted)
@@ -145,7 +156,7 @@ def _mean(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.multiply(total, relax.const(1.0 / len(inputs), str(inputs[0].ty.dtype)))
 
 
-_NAMED_ALWAYS = ("CumSum", "IsInf")
+NAMED_ALWAYS = ("CumSum", "Einsum", "IsInf")
 """Operators of `CONVERTERS` that TVM's importer made loop programs of."""
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
@@ -220,6 +231,10 @@ def _isinf(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.equal(inputs[0], infinity)
 
 
+def _einsum(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    return relax.op.einsum([inputs[i] for i in range(len(inputs))], attrs["equation"].decode())
+
+
 def _tile(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     repeats = _constant(_operand(inputs, 1))
     if repeats is None or repeats.ndim != 1:
@@ -285,7 +300,8 @@ def _lrn(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     squares = bb.normalize(relax.op.nn.pad(bb.normalize(relax.op.multiply(x, x)), widths))
     squares = bb.emit(squares)
     total = None
-    for start in range(size):
+    # Slices that start in the padding behind the last channel hold zeros.
+    for start in range(max(0, before - shape[1] + 1), min(size, before + shape[1])):
         part = bb.emit(relax.op.strided_slice(squares, [1], [start], [start + shape[1]]))
         total = part if total is None else bb.emit(relax.op.add(total, part))
     scale = relax.const(float(attrs.get("alpha", 1e-4)) / size, dtype)
@@ -325,6 +341,7 @@ def _softmax(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
 CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "CumSum": _cumsum,
+    "Einsum": _einsum,
     "Gather": _gather,
     "Gemm": _gemm,
     "IsInf": _isinf,

@@ -19,6 +19,11 @@ IMPORTER = "importer/onnx"
 _KEY = "tvm_costmodel.rewrites"
 
 
+def component_of(operator: str) -> str:
+    """The component of the rewrites of an ONNX operator."""
+    return f"importer/{operator.lower()}"
+
+
 def note_rewrite(model: onnx.ModelProto, name: str) -> None:
     """Notes in a model that a rewrite, ``importer/...``, has changed it.
 

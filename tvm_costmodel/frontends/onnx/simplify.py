@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,9 +21,16 @@ from onnx import helper, inliner, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from tvm_costmodel.errors import ModelFileError
-from tvm_costmodel.frontends.onnx.folding_limits import check_folding, infer_types
+from tvm_costmodel.frontends.onnx.folding_limits import (
+    check_folding,
+    check_functions,
+    folding_budget,
+    infer_types,
+)
 from tvm_costmodel.frontends.onnx.large_weights import detach_large_weights
 from tvm_costmodel.frontends.onnx.operators import rewrite_operators
+from tvm_costmodel.frontends.onnx.operators.editor import names_of, names_read
+from tvm_costmodel.isolation import ChildFailure, Limits, in_fork
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +59,7 @@ def clean(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         ModelFileError: The operator set is too old to be converted.
     """
     if model.functions:
+        check_functions(model, label)
         model = inliner.inline_local_functions(model)
     model = _convert_old_opset(model, label)
     fold_constants(model)
@@ -70,10 +79,13 @@ def fold_constants(model: onnx.ModelProto) -> None:
     runtimes are installed.
     """
     opset = {entry.domain: entry.version for entry in model.opset_import}
+    left = folding_budget(model)
     for _ in range(_MAX_ROUNDS):
         known = _known_shapes(model)
-        if not _fold_once(model.graph, known, opset):
+        made = _fold_once(model.graph, known, opset, left)
+        if made is None:
             return
+        left -= made
 
 
 def remove_identities(model: onnx.ModelProto) -> None:
@@ -87,7 +99,7 @@ def remove_identities(model: onnx.ModelProto) -> None:
 
 def infer_batch_norm(model: onnx.ModelProto) -> None:
     """Makes BatchNormalization in training form normalise by its stored statistics."""
-    read = set(_names_read(model.graph))
+    read = set(names_read(model.graph))
     for node in model.graph.node:
         if node.op_type != "BatchNormalization":
             continue
@@ -109,7 +121,7 @@ def chain_sums(model: onnx.ModelProto) -> None:
 
 def remove_unused_weights(model: onnx.ModelProto) -> None:
     """Drops initialisers that nothing reads."""
-    read = set(_names_read(model.graph))
+    read = set(names_read(model.graph))
     weights = model.graph.initializer
     for i in reversed(range(len(weights))):  # in place: copying them all would double the memory
         if weights[i].name not in read:
@@ -130,29 +142,42 @@ def _convert_old_opset(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         ) from error
 
 
+def _import_tvm() -> None:
+    import tvm  # noqa: F401
+
+
 def run_onnxslim(model: onnx.ModelProto) -> None:
     """Runs onnxslim's eliminations; large weights stay outside, they would only be copied.
 
     Fusions are left to the compiler, which decides on them, and equal branches are not merged:
     with stripped weights they are equal by accident only.
-    """
-    import onnxslim
-    from onnxslim.core.pattern.registry import DEFAULT_FUSION_PATTERNS
 
-    fusions = [name for name in DEFAULT_FUSION_PATTERNS if name.startswith("Fusion")]
+    The first import of onnxslim and that of TVM, which comes next, each take a second: they are
+    made at the same time, onnxslim's in the child. Later ones find it in this process.
+    """
+    if "tvm" in sys.modules:
+        import onnxslim  # noqa: F401
     skeleton, large = detach_large_weights(model)
-    library_level = logging.getLogger("onnxslim").level
-    try:
-        slimmed = onnxslim.slim(
-            skeleton,
-            skip_optimizations=_SLIM_SKIPPED_PASSES,
-            skip_fusion_patterns=fusions,
+
+    def slim() -> bytes:
+        import onnxslim
+        from onnxslim.core.pattern.registry import DEFAULT_FUSION_PATTERNS
+
+        fusions = [name for name in DEFAULT_FUSION_PATTERNS if name.startswith("Fusion")]
+        return bytes(
+            onnxslim.slim(
+                skeleton,
+                skip_optimizations=_SLIM_SKIPPED_PASSES,
+                skip_fusion_patterns=fusions,
+            ).SerializeToString()
         )
-    except Exception as error:
+
+    limits = Limits(seconds=60.0 + 0.02 * len(skeleton.graph.node))
+    try:
+        slimmed = onnx.ModelProto.FromString(in_fork(slim, limits, _import_tvm))
+    except ChildFailure as error:
         logger.warning("onnxslim failed (%s); going on with the graph as it is", error)
         return
-    finally:
-        logging.getLogger("onnxslim").setLevel(library_level)
     _replace(model.graph.node, _in_order_of(model.graph.node, slimmed.graph.node))
     _replace(model.graph.output, slimmed.graph.output)
     weights = model.graph.initializer
@@ -176,7 +201,7 @@ def _in_order_of(
     waiting: list[int] = []
     readers: dict[int, list[int]] = {}
     for i, node in enumerate(nodes):
-        sources = {producer[name] for name in _names_of(node) if name in producer}
+        sources = {producer[name] for name in names_of(node) if name in producer}
         waiting.append(len(sources))
         for source in sources:
             readers.setdefault(source, []).append(i)
@@ -197,20 +222,12 @@ def _rank(node: onnx.NodeProto, rank: dict[str, int]) -> int:
     return min((rank[name] for name in node.output if name in rank), default=-1)
 
 
-def _names_of(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node and its subgraphs read."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield from _names_read(attribute.g)
-
-
 def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the values whose every dimension is known."""
     skeleton, _ = detach_large_weights(model)
     inferred = infer_types(skeleton)
     known: dict[str, tuple[int, ...]] = {}
-    for value in [*inferred.graph.value_info, *inferred.graph.input]:
+    for value in (*inferred.graph.output, *inferred.graph.value_info, *inferred.graph.input):
         tensor = value.type.tensor_type
         dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
         if tensor.HasField("shape") and min(dims, default=0) >= 0:
@@ -219,9 +236,9 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _fold_once(
-    graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], opset: dict[str, int]
-) -> bool:
-    """Folds what can be folded in one walk; returns whether anything was."""
+    graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], opset: dict[str, int], left: int
+) -> int | None:
+    """Folds what can be folded in one walk; returns how many bytes it made, None where nothing."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     nodes: list[onnx.NodeProto] = []
@@ -229,7 +246,7 @@ def _fold_once(
     for node in graph.node:
         folded = None
         if not outputs.intersection(node.output) or node.op_type in _OF_SHAPES:
-            folded = _folded(node, constants, shapes, opset, made)
+            folded = _folded(node, constants, shapes, opset, left - made)
         if folded is None:
             nodes.append(node)
             continue
@@ -240,10 +257,10 @@ def _fold_once(
             tensor.dims.extend(value.shape)
             constants[name] = tensor
             made += value.nbytes
-    changed = len(nodes) < len(graph.node)
-    if changed:
-        _replace_nodes(graph, nodes)
-    return changed
+    if len(nodes) == len(graph.node):
+        return None
+    _replace_nodes(graph, nodes)
+    return made
 
 
 def _folded(
@@ -251,7 +268,7 @@ def _folded(
     constants: dict[str, onnx.TensorProto],
     shapes: dict[str, tuple[int, ...]],
     opset: dict[str, int],
-    made: int,
+    left: int,
 ) -> dict[str, np.ndarray] | None:
     """The node's outputs by name, or None where they are not constant."""
     if node.op_type in _OF_SHAPES and node.domain in _STANDARD and node.input[0] in shapes:
@@ -261,7 +278,7 @@ def _folded(
         return None
     if node.op_type in _RANDOM_OPS or any(a.HasField("g") or a.graphs for a in node.attribute):
         return None
-    check_folding(node, constants, shapes, made)
+    check_folding(node, constants, shapes, left)
     try:
         feeds = {name: numpy_helper.to_array(constants[name]) for name in names}
         values = _evaluate(node, feeds, constants, opset)
@@ -335,14 +352,6 @@ def _rename_inputs(node: onnx.NodeProto, names: dict[str, str]) -> None:
         if attribute.HasField("g"):
             for inner in attribute.g.node:
                 _rename_inputs(inner, names)
-
-
-def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names that nodes, subgraphs and the graph's outputs read."""
-    for node in graph.node:
-        yield from _names_of(node)
-    for value in graph.output:
-        yield value.name
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -13,7 +13,7 @@ from tvm_costmodel.frontends.relax.attributes import canonical_attributes
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.graph.types import AttrValue, Edge, Operator, TensorType
 from tvm_costmodel.ops import CATALOGUE, canonical_name
-from tvm_costmodel.tvm_version import has_relay, require_relax
+from tvm_costmodel.tvm_version import RELAX_PACKAGE, has_relax, has_relay, require_relax
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -83,14 +83,14 @@ def ExportGraph(sink: Callable[[OpGraph], Any], func: str = "main") -> ModulePas
 
 
 def _import_tvm() -> Any:
-    if has_relay():
+    if has_relay() or has_relax():
         require_relax()
     try:
         import tvm
         import tvm.relax
     except ImportError as error:
         raise MissingDependencyError(
-            f"reading a Relax module needs TVM ({error}): pip install apache-tvm==0.27.0.post1"
+            f"reading a Relax module needs TVM ({error}): pip install {RELAX_PACKAGE}"
         ) from error
     return tvm
 

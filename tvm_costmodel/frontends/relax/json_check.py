@@ -35,7 +35,7 @@ _CALLS_BY_NAME = re.compile(
     r"(tirx|tir)\.(call_extern|call_pure_extern|tvm_call_\w*packed\w*|call_packed\w*|call_cpacked\w*"
     r"|anylist_\w+|tvm_static_handle|lookup_param|start_profile_intrinsic)|relax\.call_py_func"
 )
-_PRAGMA = re.compile(r"pragma_import_\w+|pragma_debug\w*")
+_PRAGMA = re.compile(r"pragma_import_\w+|pragma_debug\w*|cl-opt")
 
 
 def check_relax_json(module: Any, label: str) -> None:

@@ -58,6 +58,32 @@ class RandomScorer:
         return None
 
 
+def load_predictor_of(
+    predictor: Predictor | Scorer | str | os.PathLike[str] | None, compiler: str, device: Device
+) -> Predictor | Scorer | str:
+    """What a user means, with a checkpoint loaded; ``random`` stays as it is.
+
+    Args:
+        predictor: As for `load_scorer`.
+        compiler: What compiles the network, whose decisions the predictor has to read.
+        device: The device that is tuned for.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is for another device.
+        ConfigError: The predictor does not read decisions.
+    """
+    from tvm_costmodel.predictors.registry import DECISION_AWARE_FOR
+    from tvm_costmodel.tuning.scoring.scorer import require_decision_aware
+
+    if isinstance(predictor, str) and predictor == RANDOM:
+        return RANDOM
+    if predictor is None or isinstance(predictor, str | os.PathLike):
+        loaded = _load(predictor, device, DECISION_AWARE_FOR[compiler])
+        require_decision_aware(loaded.name, compiler)
+        return loaded
+    return predictor
+
+
 def load_scorer(
     predictor: Predictor | Scorer | str | os.PathLike[str] | None,
     space: DecisionSpace,
@@ -76,21 +102,20 @@ def load_scorer(
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is for another device.
+        ConfigError: The predictor does not read decisions.
     """
-    from tvm_costmodel.predictors.registry import DECISION_AWARE_FOR
     from tvm_costmodel.tuning.scoring.scorer import scorer_for
 
-    if isinstance(predictor, str) and predictor == RANDOM:
+    meant = load_predictor_of(predictor, space.compiler, device)
+    if isinstance(meant, str):
         return RandomScorer(seed), RANDOM
-    if predictor is None or isinstance(predictor, str | os.PathLike):
-        loaded = _load(predictor, device, DECISION_AWARE_FOR[space.compiler])
-        return scorer_for(loaded, space), loaded.name
-    name = str(getattr(predictor, "name", type(predictor).__name__))
-    if not hasattr(predictor, "predict"):
-        return cast("Scorer", predictor), name
-    loaded = cast("Predictor", predictor)
-    if getattr(loaded, "device", "") not in ("", device.name):
-        logger.warning("%s learned from %s, not %s", name, loaded.device, device.name)
+    name = str(getattr(meant, "name", type(meant).__name__))
+    if not hasattr(meant, "predict"):
+        return cast("Scorer", meant), name
+    loaded = cast("Predictor", meant)
+    learned, asked = (str(getattr(loaded, part, "")) for part in ("device", "asked"))
+    if learned not in ("", device.name) and not asked:  # of which the loader has warned
+        logger.warning("%s learned from %s, not %s", name, learned, device.name)
     return scorer_for(loaded, space), name
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tvm_costmodel.gaussian_process import Factored
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate, Value
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
@@ -54,7 +55,7 @@ class ResidualModel:
                 matrix[i, self._column[name]] = amount
         # weights = prior X' (X prior X' + noise)^-1 errors
         gram = _PRIOR**2 * matrix @ matrix.T + _NOISE**2 * np.eye(len(matrix))
-        self._weights = _PRIOR**2 * matrix.T @ np.linalg.solve(gram, np.array(self._errors))
+        self._weights = _PRIOR**2 * matrix.T @ Factored(gram).solve(np.array(self._errors))
 
     def offsets(self, candidates: Sequence[Candidate]) -> np.ndarray:
         """What to add to predicted log ratios, float64 [N]."""

@@ -7,20 +7,17 @@ over costs that are known already. Other predictors read each candidate's whole 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
 
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError
-from tvm_costmodel.predictors.kernel_costs import KernelCostCache
 from tvm_costmodel.predictors.registry import DECISION_AWARE, DECISION_AWARE_FOR
-from tvm_costmodel.tokenizer.kernel_graph import KernelCache, KernelGraph
 from tvm_costmodel.tuning.annotate.relax import Annotator
 from tvm_costmodel.tuning.backends import backend_of
-from tvm_costmodel.tuning.scoring.kernel_cost_table import NOTHING, KernelCostTable, KernelRows
+from tvm_costmodel.tuning.scoring.kernel_costs import KernelCosts, NetworkKernels
 from tvm_costmodel.tuning.scoring.residual_model import ResidualModel
 from tvm_costmodel.tuning.search.coordinate_descent import CoordinateDescent, Part, parts_of
 from tvm_costmodel.tuning.space.candidate import Candidate, Value
@@ -119,92 +116,48 @@ class KernelScorer:
 
     def __init__(self, regressor: KernelCostModel, space: DecisionSpace) -> None:
         self._space = space
-        self._annotator = Annotator(space.graph)
         self._correction = ResidualModel(space)
-        self._known = KernelCache()
-        self._costs = KernelCostCache(regressor)
-        self._rows = KernelRows(self._costs)
-        self._tables: dict[tuple[tuple[str, Value], ...], KernelCostTable] = {}
+        self._costs = KernelCosts(regressor, Annotator(space.graph))
         self._parts: dict[tuple[tuple[str, Value], ...], dict[str, list[Part]]] = {}
-        (default,) = self._tables_of([space.default])
-        self._default = np.log(default.total)  # [M]
+        self._default = np.log(self._costs.totals([space.default])[0])  # [M]
 
     def score(self, candidates: Sequence[Candidate]) -> Scores:
         """Predictions, in the order of the candidates."""
         if not candidates:
             return Scores(np.zeros(0), np.zeros(0))
-        logs = np.log(self._totals(candidates))  # [N, M], of ms
+        logs = np.log(self._costs.totals(candidates))  # [N, M], of ms
         latency = np.exp(logs.mean(axis=1) + self._correction.offsets(candidates)) * 1e-3
         return Scores(latency, (logs - self._default).std(axis=1))
 
     def learn(self, candidates: Sequence[Candidate], ratios: Sequence[float]) -> None:
         """Corrects later predictions by measured latencies over the baseline's."""
-        predicted = (np.log(self._totals(candidates)) - self._default).mean(axis=1)
+        predicted = (np.log(self._costs.totals(candidates)) - self._default).mean(axis=1)
         self._correction.fit(candidates, np.log(np.asarray(ratios)) - predicted)
 
     def best_values(
         self, candidates: Sequence[Candidate], decisions: Sequence[str] | None = None
     ) -> list[Candidate] | None:
         """The best value of each decision for each class of operators, one after the other."""
-        searches = list(map(self._descent, candidates, self._tables_of(candidates)))
+        networks = self._costs.networks(candidates)
+        searches = list(map(self._descent, candidates, networks))
         names = dict.fromkeys(c.decision.name for part in self._space.classes for c in part)
         chosen = [name for name in names if decisions is None or name in decisions]
         for _ in range(_SWEEPS if len(chosen) > 1 else 1):
             for name in chosen:
-                entries = [descent.entries(name) for descent in searches]
-                self._compute([descent.table for descent in searches])
-                for descent, of_parts in zip(searches, entries, strict=True):
-                    descent.take_cheapest(of_parts)
+                options = [descent.options(name) for descent in searches]
+                costs = self._costs.added(list(zip(networks, options, strict=True))).mean(axis=1)
+                ends = np.cumsum([len(of_descent) for of_descent in options])
+                for descent, own in zip(searches, np.split(costs, ends[:-1]), strict=True):
+                    descent.take_cheapest(own)
         return [descent.candidate() for descent in searches]
 
-    def _descent(self, candidate: Candidate, table: KernelCostTable) -> CoordinateDescent:
+    def _descent(self, candidate: Candidate, kernels: NetworkKernels) -> CoordinateDescent:
         """The search for the best values under a candidate's decisions about the network."""
         network = candidate.of_network
         if network.network not in self._parts:
-            self._parts[network.network] = parts_of(self._space, network, table)
-        return CoordinateDescent(network, table, self._parts[network.network])
-
-    def _tables_of(self, candidates: Sequence[Candidate]) -> list[KernelCostTable]:
-        """The cost table of each candidate's network; new ones are computed together."""
-        new = {c.network: c for c in candidates if c.network not in self._tables}
-        if new:
-            bases = [self._annotator.base(candidate) for candidate in new.values()]
-            kernels = [KernelGraph(base.graph, self._known) for base in bases]
-            contexts = self._costs.contexts([graph.tokens() for graph in kernels])
-            tables = [
-                KernelCostTable(*parts, self._rows)
-                for parts in zip(bases, kernels, contexts, strict=True)
-            ]
-            self._compute(tables)
-            self._tables.update(zip(new, tables, strict=True))
-        return [self._tables[candidate.network] for candidate in candidates]
-
-    def _compute(self, tables: Iterable[KernelCostTable]) -> None:
-        """Computes all costs that wait, of all networks together."""
-        waiting = [table for table in dict.fromkeys(tables) if table.waiting]
-        if not waiting:
-            return
-        kernel_ms = self._costs.of([pair for table in waiting for pair in table.requests()])
-        ends = np.cumsum([len(table.waiting) for table in waiting])
-        for table, of_table in zip(waiting, np.split(kernel_ms, ends[:-1]), strict=True):
-            table.take(of_table)
-
-    def _totals(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        """Milliseconds by each member, float64 [N, M]."""
-        tables = self._tables_of(candidates)
-        entries = [table.entries(c.parts) for table, c in zip(tables, candidates, strict=True)]
-        self._compute(tables)
-        by_table: dict[KernelCostTable, list[int]] = {}
-        for i, table in enumerate(tables):
-            by_table.setdefault(table, []).append(i)
-        totals = np.zeros((len(candidates), tables[0].total.shape[0]))
-        for table, at in by_table.items():
-            counts = [len(entries[i]) for i in at]
-            flat = list(itertools.chain.from_iterable(entries[i] for i in at))
-            sums = np.cumsum(np.concatenate([table.costs([NOTHING]), table.costs(flat)]), axis=0)
-            ends = np.cumsum(counts)
-            totals[at] = table.total + sums[ends] - sums[ends - counts]
-        return totals
+            operators = kernels.base.positions
+            self._parts[network.network] = parts_of(self._space, network, operators)
+        return CoordinateDescent(network, self._parts[network.network])
 
 
 def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer:
@@ -216,14 +169,23 @@ def scorer_for(predictor: Predictor | Regressor, space: DecisionSpace) -> Scorer
     from tvm_costmodel.predictors.loading import Predictor
 
     regressor = predictor.regressor if isinstance(predictor, Predictor) else predictor
-    if regressor.name not in DECISION_AWARE:
-        raise ConfigError(
-            f"{regressor.name} predicts networks, not decisions: it cannot tell variants apart; "
-            f"use one of {', '.join(DECISION_AWARE_FOR[space.compiler])}"
-        )
+    require_decision_aware(regressor.name, space.compiler)
     if _has_kernel_costs(regressor):
         return KernelScorer(regressor, space)
     return GraphScorer(regressor, space)
+
+
+def require_decision_aware(predictor: str, compiler: str) -> None:
+    """Refuses a predictor, by its name, that does not read decisions.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if predictor not in DECISION_AWARE:
+        raise ConfigError(
+            f"{predictor} predicts networks, not decisions: it cannot tell variants apart; "
+            f"use one of {', '.join(DECISION_AWARE_FOR[compiler])}"
+        )
 
 
 def _has_kernel_costs(regressor: Regressor) -> TypeGuard[KernelCostModel]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_costmodel.gaussian_process import Factored
 from tvm_costmodel.tuning.search.ledger import Scored
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 
@@ -179,9 +180,9 @@ def _posterior(
         return mean, cov
     outcomes = [measured[pool[i].candidate] for i in seen]
     noise = np.diag([outcome.error**2 + 1e-8 for outcome in outcomes])
-    gain = np.linalg.solve(cov[np.ix_(seen, seen)] + noise, cov[seen]).T
     surprise = np.array([outcome.log_ratio for outcome in outcomes]) - mean[seen]
-    return mean + gain @ surprise, cov - gain @ cov[seen]
+    gain, loss = Factored(cov[np.ix_(seen, seen)] + noise).update(cov[seen], surprise)
+    return mean + gain, cov - loss
 
 
 def _conditioned(cov: np.ndarray, at: int) -> np.ndarray:

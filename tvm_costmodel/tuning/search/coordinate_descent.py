@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_costmodel.tuning.scoring.kernel_cost_table import KernelCostTable
 from tvm_costmodel.tuning.space.candidate import Candidate, OperatorValues, Value
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
@@ -47,13 +46,19 @@ class Part:
 
 
 def parts_of(
-    space: DecisionSpace, network: Candidate, table: KernelCostTable
+    space: DecisionSpace, network: Candidate, operators: Container[int]
 ) -> dict[str, list[Part]]:
-    """The classes of operators that can be decided under a network's decisions, by decision."""
+    """The classes of operators that can be decided under a network's decisions, by decision.
+
+    Args:
+        space: What can be decided.
+        network: Decisions about the network alone.
+        operators: Ids of the operators that are left under them.
+    """
     valid = space.is_valid(network)
     parts: dict[str, list[Part]] = {}
     for choices in space.classes:
-        present = [choice for choice in choices if choice.operator in table.operators]
+        present = [choice for choice in choices if choice.operator in operators]
         if present:
             values = space.allowed(present[0], network) if valid else present[0].values[:1]
             part = Part(present[0].decision.name, [choice.operator for choice in present], values)
@@ -66,29 +71,29 @@ class CoordinateDescent:
 
     Args:
         network: Decisions about the network alone.
-        table: Costs of the network's kernels under them.
         parts: What can be decided there, by decision.
     """
 
-    def __init__(
-        self, network: Candidate, table: KernelCostTable, parts: Mapping[str, Sequence[Part]]
-    ) -> None:
-        self.table = table
+    def __init__(self, network: Candidate, parts: Mapping[str, Sequence[Part]]) -> None:
         self._network, self._parts = network, parts
         self._best: dict[int, OperatorValues] = {}
         self._options: list[list[list[tuple[int, OperatorValues]]]] = []
 
-    def entries(self, name: str) -> list[list[int]]:
-        """Entries in the cost table of all values of a decision, for each part of it."""
+    def options(self, name: str) -> list[tuple[int, OperatorValues]]:
+        """The operators under all values of a decision, for each part of it."""
         self._options = [part.options(self._best) for part in self._parts.get(name, ())]
-        return [self.table.entries(itertools.chain(*options)) for options in self._options]
+        return [*itertools.chain.from_iterable(itertools.chain(*self._options))]
 
-    def take_cheapest(self, entries: Sequence[Sequence[int]]) -> None:
-        """Sets the decision of the last call of `entries` to its cheapest value in each part."""
-        means = self.table.costs([*itertools.chain(*entries)]).mean(axis=1)
-        ends = np.cumsum([len(of_part) for of_part in entries])
-        for options, costs in zip(self._options, np.split(means, ends[:-1]), strict=False):
-            totals = costs.reshape(len(options), -1).sum(axis=1).tolist()
+    def take_cheapest(self, costs: np.ndarray) -> None:
+        """Sets the decision of the last call of `options` to its cheapest value in each part.
+
+        Args:
+            costs: What each of the options adds to the network's latency, [len(options)].
+        """
+        at = 0
+        for options in self._options:
+            of_part = costs[at : (at := at + sum(map(len, options)))]
+            totals = of_part.reshape(len(options), -1).sum(axis=1).tolist()
             self._best.update(options[totals.index(min(totals))])
 
     def candidate(self) -> Candidate:

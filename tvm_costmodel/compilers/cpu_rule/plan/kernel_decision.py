@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
-from tvm_costmodel.errors import ConfigError, require_known
+from tvm_costmodel.errors import ConfigError
+from tvm_costmodel.json_config import JsonConfig
 
 # Block annotation of the sum in a PrimFunc: JSON of a decision's fields.
 KERNEL_DECISION = "tvm_costmodel.kernel_decision"
@@ -18,7 +18,7 @@ _WEIGHT_DTYPES = ("float32", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelDecision:
+class KernelDecision(JsonConfig):
     """The algorithm and tile parameters of one convolution's or matrix product's kernel.
 
     Zero, ``auto`` and the other defaults leave a choice to the rule.
@@ -34,6 +34,8 @@ class KernelDecision:
         weight_dtype: Type in which constant weights are stored; sums stay in float32.
         tile_block: Winograd tiles, or im2col pixels, that go through all stages together.
     """
+
+    title = "a kernel's decision"
 
     algorithm: str = "direct"
     accumulators: int = 0
@@ -75,18 +77,6 @@ class KernelDecision:
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> KernelDecision:
-        """Builds a decision from ``to_dict``'s result; absent fields take their defaults.
-
-        Raises:
-            ConfigError: A key is unknown or a field is out of range.
-        """
-        require_known(
-            fields, [field.name for field in dataclasses.fields(cls)], "a kernel's decision"
-        )
-        return cls(**fields)
 
     def to_json(self) -> str:
         """Text of the block annotation."""

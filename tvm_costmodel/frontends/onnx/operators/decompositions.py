@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
-from tvm_costmodel.frontends.onnx.operators.editor import GraphEditor, node_name
+from tvm_costmodel.frontends.onnx.operators.editor import (
+    GraphEditor,
+    NodeWriter,
+    attributes_of,
+    node_name,
+    with_attributes,
+)
 
 ALWAYS = frozenset(
     {"Attention", "RotaryEmbedding", "Swish", "SwiGLU", "CenterCropPad"}
     | {"BlackmanWindow", "HammingWindow", "HannWindow", "Celu", "NegativeLogLikelihoodLoss"}
-    | {"SoftmaxCrossEntropyLoss", "LinearAttention", "CausalConvWithState"}
+    | {"SoftmaxCrossEntropyLoss", "CausalConvWithState"}
 )
 """Operators of ONNX's own domain that are always decomposed.
 
@@ -38,11 +45,32 @@ def decompose(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] 
     return list(_inlined(node, function, graph))
 
 
-def decompose_all_outputs(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
-    """Decomposes a node whose further outputs are read, which TVM leaves empty."""
+def rewrite_normalisation(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """Decomposes a normalisation whose further outputs are read, which TVM leaves empty.
+
+    Weights are given the shape of what is normalised first.
+    """
+    shape, axis = graph.shape(node.input[0]), int(attributes_of(node).get("axis", -1))
+    if shape is not None:
+        extents, write = shape[axis:], NodeWriter(graph, node)
+        spread = with_attributes(node)
+        for i, name in enumerate(node.input[1:], 1):
+            if name and graph.shape(name) not in (None, extents):
+                target = write.constant(np.array(extents, np.int64))
+                spread.input[i] = write.add("Expand", [name, target])
+        if write.nodes:
+            return [*write.nodes, spread]
     if not any(name and graph.is_read(name) for name in node.output[1:]):
         return None
     return decompose(node, graph)
+
+
+def decompose_unless_single(
+    node: onnx.NodeProto, graph: GraphEditor
+) -> list[onnx.NodeProto] | None:
+    """Decomposes an activation of other floats than float32, which TVM has constants of."""
+    single = graph.elem_type(node.input[0]) in (TensorProto.FLOAT, TensorProto.UNDEFINED)
+    return None if single else decompose(node, graph)
 
 
 def decompose_in_column_mode(
@@ -93,7 +121,8 @@ def _inlined(
     for i, name in enumerate(function.output):
         if i < len(node.output) and node.output[i]:
             names[name] = node.output[i]
-    attributes = {attribute.name: attribute for attribute in function.attribute_proto}
+    attributes = _default_attributes(node, graph)
+    attributes.update({attribute.name: attribute for attribute in function.attribute_proto})
     attributes.update({attribute.name: attribute for attribute in node.attribute})
     for inner in function.node:
         copy = onnx.NodeProto()
@@ -106,6 +135,12 @@ def _inlined(
         copy.name = f"{node_name(node)}/{inner.op_type}/{next(iter(copy.output), '')}"
         _bind_attributes(copy, attributes)
         yield copy
+
+
+def _default_attributes(node: onnx.NodeProto, graph: GraphEditor) -> dict[str, onnx.AttributeProto]:
+    schema = onnx.defs.get_schema(node.op_type, graph.opset, "")
+    values = (attribute.default_value for attribute in schema.attributes.values())
+    return {value.name: value for value in values if value.name}
 
 
 def _bind_attributes(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -38,11 +39,22 @@ class GraphEditor:
     ) -> None:
         self.opset = opset
         self._graph, self._types, self._label = graph, types, label
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._names = {name for node in graph.node for name in (*node.input, *node.output)}
-        self._names.update(self._constants, types)
-        self._read = {name for node in graph.node for name in node.input if name}
-        self._read.update(value.name for value in graph.output)
+        self._constants = _constants(graph)
+        self._names = {*names_read(graph), *_names_made(graph), *self._constants, *types}
+        self._read = set(names_read(graph))
+
+    def within(
+        self, branch: onnx.GraphProto, types: dict[str, tuple[int, Shape | None]]
+    ) -> GraphEditor:
+        """An editor of a node's branch, which sees the values around it.
+
+        The constants that it adds go into the graph outside.
+        """
+        inner = copy.copy(self)
+        inner._types = self._types | types
+        inner._constants = self._constants | _constants(branch)
+        inner._read = set(names_read(branch))
+        return inner
 
     def shape(self, name: str) -> Shape | None:
         """Extents of a value, or None where one of them is unknown."""
@@ -124,6 +136,43 @@ class NodeWriter:
         return self.nodes
 
 
+def names_of(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node and its branches read."""
+    yield from node.input
+    for branch in branches_of(node):
+        yield from names_read(branch)
+
+
+def names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that nodes, their branches and the graph's outputs read."""
+    for node in graph.node:
+        yield from names_of(node)
+    for value in graph.output:
+        yield value.name
+
+
+def branches_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Graphs among a node's attributes."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _names_made(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.output
+        for branch in branches_of(node):
+            yield from _names_made(branch)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    made = {
+        node.output[0]: attribute.t
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
+    return made | {tensor.name: tensor for tensor in graph.initializer}
+
+
 def node_name(node: onnx.NodeProto) -> str:
     """A node's name, or that of its first output where it has none."""
     return node.name or next((name for name in node.output if name), node.op_type)
@@ -142,17 +191,17 @@ def with_attributes(
     node: onnx.NodeProto, drop: Sequence[str] = (), **attributes: Any
 ) -> onnx.NodeProto:
     """A copy of a node without some attributes and with others."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
     kept: list[AttributeProto] = [
         attribute
-        for attribute in copy.attribute
+        for attribute in changed.attribute
         if attribute.name not in drop and attribute.name not in attributes
     ]
     kept += [helper.make_attribute(key, value) for key, value in attributes.items()]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
-    return copy
+    del changed.attribute[:]
+    changed.attribute.extend(kept)
+    return changed
 
 
 def operand(node: onnx.NodeProto, index: int) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from tvm_costmodel.frontends.onnx.folding_limits import MAX_FOLDED_BYTES
 from tvm_costmodel.frontends.onnx.operators.editor import (
     GraphEditor,
     NodeWriter,
     attributes_of,
     node_name,
     operand,
+    with_attributes,
 )
 
-COMPONENT = "importer/elementwise"
-
 _ABOVE = "/above"
+_WITHIN = "/within"
 
 
 def rewrite_power(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
@@ -128,6 +130,42 @@ def rewrite_truth(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodePro
     return write.finish(write.add("Cast", [reduced.output[0]], to=TensorProto.BOOL))
 
 
+def rewrite_eye(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """EyeLike: the constant that it is, of the type that it asks for."""
+    shape, attrs = graph.shape(node.input[0]), attributes_of(node)
+    if shape is None or len(shape) != 2:
+        graph.refuse(node, "of an unknown shape", "fix the model's input shapes")
+    if math.prod(shape) * 8 > MAX_FOLDED_BYTES:
+        graph.refuse(node, f"of extents {list(shape)}", "export it smaller")
+    kind = attrs.get("dtype", graph.elem_type(node.input[0])) or TensorProto.FLOAT
+    write = NodeWriter(graph, node)
+    return write.finish(write.constant(np.eye(*shape, attrs.get("k", 0)), _dtype(kind)))
+
+
+def rewrite_shift(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """BitShift by more than a type's bits: 0, or the sign, where processors do not agree."""
+    shifts, kind = graph.constant(node.input[1]), graph.elem_type(node.input[0])
+    if node.name.endswith(_WITHIN) or not kind:
+        return None
+    dtype = _dtype(kind)
+    bits = dtype.itemsize * 8
+    if shifts is not None and ((shifts >= 0) & (shifts < bits)).all():
+        return None
+    write = NodeWriter(graph, node)
+    zero, end, last = (write.constant(value, dtype) for value in (0, bits, bits - 1))
+    outside = write.add("Not", [write.add("Less", [node.input[1], end])])
+    if dtype.kind == "i":
+        outside = write.add("Or", [outside, write.add("Less", [node.input[1], zero])])
+    within = write.add("Where", [outside, last, node.input[1]])
+    shifted = with_attributes(node)
+    shifted.input[1], shifted.output[0] = within, graph.fresh(f"{node.output[0]}/shifted")
+    shifted.name = f"{node_name(node)}{_WITHIN}"
+    write.nodes.append(shifted)
+    if dtype.kind == "i" and attributes_of(node).get("direction") == "RIGHT":
+        return write.finish(shifted.output[0])
+    return write.finish(write.add("Where", [outside, zero, shifted.output[0]]))
+
+
 def _is_float(kind: int) -> bool:
     return kind in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -136,15 +174,15 @@ def _dtype(kind: int) -> np.dtype:
     return helper.tensor_dtype_to_np_dtype(kind)
 
 
-REWRITES: dict[
-    str, tuple[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto] | None]]
-] = {
-    "Pow": (COMPONENT, rewrite_power),
-    "Dropout": (COMPONENT, rewrite_dropout),
-    "Mod": (COMPONENT, rewrite_remainder),
-    "NonMaxSuppression": (COMPONENT, rewrite_suppression),
-    "OneHot": (COMPONENT, rewrite_one_hot),
-    "ReduceMax": (COMPONENT, rewrite_truth),
-    "ReduceMin": (COMPONENT, rewrite_truth),
+REWRITES: dict[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto] | None]] = {
+    "BitShift": rewrite_shift,
+    "EyeLike": rewrite_eye,
+    "Pow": rewrite_power,
+    "Dropout": rewrite_dropout,
+    "Mod": rewrite_remainder,
+    "NonMaxSuppression": rewrite_suppression,
+    "OneHot": rewrite_one_hot,
+    "ReduceMax": rewrite_truth,
+    "ReduceMin": rewrite_truth,
 }
-"""Component and function by name of the operator."""
+"""Function by name of the operator."""

@@ -18,8 +18,6 @@ from tvm_costmodel.frontends.onnx.operators.editor import (
     with_attributes,
 )
 
-COMPONENT = "importer/empty"
-
 
 def drop_empty_parts(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
     """Split: parts without elements become constants."""

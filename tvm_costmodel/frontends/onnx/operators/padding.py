@@ -6,6 +6,8 @@ others, and ignores ``output_shape``. Here both become ``pads``, as ONNX defines
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 
 from tvm_costmodel.frontends.onnx.operators.editor import (
@@ -13,8 +15,6 @@ from tvm_costmodel.frontends.onnx.operators.editor import (
     attributes_of,
     with_attributes,
 )
-
-COMPONENT = "importer/explicit_padding"
 
 
 def rewrite_auto_pad(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
@@ -89,3 +89,25 @@ def _kernel(
         return list(attrs["kernel_shape"])
     shape = graph.shape(node.input[1]) if len(node.input) > 1 else None
     return None if shape is None else list(shape[2:])
+
+
+def drop_unread_indices(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """MaxPool with its indices, which TVM does not give: dropped where nothing reads them."""
+    if len(node.output) < 2 or not node.output[1]:
+        return rewrite_auto_pad(node, graph)
+    if graph.is_read(node.output[1]):
+        graph.refuse(node, "its indices are read", "export the model without them")
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.output[1:]
+    return [copy]
+
+
+REWRITES: dict[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto] | None]] = {
+    "Conv": rewrite_auto_pad,
+    "AveragePool": rewrite_auto_pad,
+    "LpPool": rewrite_auto_pad,
+    "MaxPool": drop_unread_indices,
+    "ConvTranspose": rewrite_transposed,
+}
+"""Function by name of the operator."""

@@ -25,8 +25,6 @@ from tvm_costmodel.frontends.onnx.operators.editor import (
     with_attributes,
 )
 
-COMPONENT = "importer/resize"
-
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _COORDINATES = (
     *("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners"),

@@ -16,29 +16,32 @@ from tvm_costmodel.frontends.onnx.operators import (
     refusals,
     resizing,
 )
-from tvm_costmodel.frontends.onnx.operators.editor import STANDARD_DOMAINS, GraphEditor, Shape
-from tvm_costmodel.frontends.onnx.rewrites import note_rewrite
+from tvm_costmodel.frontends.onnx.operators.editor import (
+    STANDARD_DOMAINS,
+    GraphEditor,
+    Shape,
+    branches_of,
+)
+from tvm_costmodel.frontends.onnx.rewrites import component_of, note_rewrite
 
 Rewrite = Callable[[onnx.NodeProto, GraphEditor], "list[onnx.NodeProto] | None"]
 
 _MAX_ROUNDS = 8
 
-REWRITES: dict[str, tuple[str, Rewrite]] = {
-    **{name: ("importer/decompose", decompositions.decompose) for name in decompositions.ALWAYS},
-    "LayerNormalization": ("importer/decompose", decompositions.decompose_all_outputs),
-    "SpaceToDepth": ("importer/decompose", decompositions.decompose_in_column_mode),
-    "Split": (empties.COMPONENT, empties.drop_empty_parts),
-    "Concat": (empties.COMPONENT, empties.drop_empty_operands),
-    "Resize": (resizing.COMPONENT, resizing.rewrite_resize),
-    "Upsample": (resizing.COMPONENT, resizing.rewrite_resize),
-    "Conv": (padding.COMPONENT, padding.rewrite_auto_pad),
-    "AveragePool": (padding.COMPONENT, padding.rewrite_auto_pad),
-    "LpPool": (padding.COMPONENT, padding.rewrite_auto_pad),
-    "ConvTranspose": (padding.COMPONENT, padding.rewrite_transposed),
+REWRITES: dict[str, Rewrite] = {
+    **dict.fromkeys(decompositions.ALWAYS, decompositions.decompose),
+    "LayerNormalization": decompositions.rewrite_normalisation,
+    "RMSNormalization": decompositions.rewrite_normalisation,
+    "SpaceToDepth": decompositions.decompose_in_column_mode,
+    **dict.fromkeys(("Elu", "Selu", "ThresholdedRelu"), decompositions.decompose_unless_single),
+    "Split": empties.drop_empty_parts,
+    "Concat": empties.drop_empty_operands,
+    "Resize": resizing.rewrite_resize,
+    "Upsample": resizing.rewrite_resize,
+    **padding.REWRITES,
     **elementwise.REWRITES,
-    **refusals.REWRITES,
 }
-"""Component and function by name of the operator."""
+"""Function by name of the operator. `component_of` the name is in the table of components."""
 
 
 def rewrite_operators(
@@ -54,53 +57,70 @@ def rewrite_operators(
     Raises:
         UnsupportedOperatorError: A node has a form that cannot be imported rightly.
     """
+    opset = next(o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS)
     for _ in range(_MAX_ROUNDS):
-        graph = _editor(model, label)
-        if not _rewrite_once(model, graph):
-            refusals.check_nodes(list(model.graph.node), graph)
+        inferred = infer_types(without_large_weights(model)).graph
+        graph = GraphEditor(model.graph, _types(inferred, model.graph), opset, label)
+        changed = _rewrite(model.graph, inferred, graph)
+        if not changed:
+            _check(model.graph, inferred, graph)
             return
+        del model.graph.value_info[:]
+        for component in changed:
+            note_rewrite(model, component)
         fold(model)
 
 
-def _editor(model: onnx.ModelProto, label: str) -> GraphEditor:
-    opset = next(o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS)
-    return GraphEditor(model.graph, value_types(model), opset, label)
-
-
-def _rewrite_once(model: onnx.ModelProto, graph: GraphEditor) -> bool:
+def _rewrite(proto: onnx.GraphProto, inferred: onnx.GraphProto, graph: GraphEditor) -> set[str]:
+    """Rewrites each node once, those of branches too; returns the components that changed it."""
     nodes: list[onnx.NodeProto] = []
-    changed = set()
-    for node in model.graph.node:
-        component, rewrite = REWRITES.get(node.op_type, ("", None))
+    changed, inner = set(), set()
+    for node in proto.node:
+        for branch, types in _branches(node, inferred):
+            inner |= _rewrite(branch, types, graph.within(branch, _types(types, branch)))
         written = None
-        if rewrite is not None and node.domain in STANDARD_DOMAINS:
-            written = rewrite(node, graph)
+        if node.domain in STANDARD_DOMAINS and node.op_type in REWRITES:
+            written = REWRITES[node.op_type](node, graph)
         if written is None:
             nodes.append(node)
         else:
             nodes.extend(written)
-            changed.add(component)
-    if not changed:
-        return False
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    del model.graph.value_info[:]
-    for component in changed:
-        note_rewrite(model, component)
-    return True
+            changed.add(component_of(node.op_type))
+    if changed:
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del proto.node[:]
+        proto.node.extend(copies)
+    return changed | inner
 
 
-def value_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
-    """Element type and shape of every value whose type is known."""
-    skeleton = without_large_weights(model)
-    graph = infer_types(skeleton).graph
+def _check(proto: onnx.GraphProto, inferred: onnx.GraphProto, graph: GraphEditor) -> None:
+    refusals.check_nodes(list(proto.node), graph)
+    for node in proto.node:
+        for branch, types in _branches(node, inferred):
+            _check(branch, types, graph.within(branch, _types(types, branch)))
+
+
+def _branches(
+    node: onnx.NodeProto, inferred: onnx.GraphProto
+) -> list[tuple[onnx.GraphProto, onnx.GraphProto]]:
+    """A node's branches, each with its copy that holds the types of its values."""
+    branches = branches_of(node)
+    if not branches:
+        return []
+    typed = next(twin for twin in inferred.node if twin.output == node.output)
+    return list(zip(branches, branches_of(typed), strict=True))
+
+
+def _types(
+    inferred: onnx.GraphProto, graph: onnx.GraphProto
+) -> dict[str, tuple[int, Shape | None]]:
+    """Element type and shape of every value of a graph whose type is known."""
     types: dict[str, tuple[int, Shape | None]] = {}
-    for value in (*graph.output, *graph.value_info, *graph.input):
+    for value in (*inferred.output, *inferred.value_info, *inferred.input):
         tensor = value.type.tensor_type
         dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
         known = tensor.HasField("shape") and min(dims, default=0) >= 0
         types[value.name] = (tensor.elem_type, tuple(dims) if known else None)
-    for weight in model.graph.initializer:
+    for weight in graph.initializer:
         types[weight.name] = (weight.data_type, tuple(weight.dims))
     return types
