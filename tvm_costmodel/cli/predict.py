@@ -154,8 +154,9 @@ def _compared_with_measurement(
     args: argparse.Namespace, device: Device, graph: OpGraph, row: Measurement
 ) -> Output:
     """Compares the given predictor, or the device's shipped ones (all where it has none)."""
-    from tvm_costmodel.predictors.loading import load_predictor, zoo
+    from tvm_costmodel.predictors.loading import Predictor, load_predictor, zoo
     from tvm_costmodel.predictors.registry import DECISION_AWARE
+    from tvm_costmodel.profiling.devices import is_other_processor
 
     of_networks = [entry for entry in zoo() if entry.predictor not in DECISION_AWARE]
     shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
@@ -163,6 +164,13 @@ def _compared_with_measurement(
     names = [args.checkpoint] if args.checkpoint else names
     own_device = device.name if args.checkpoint else None
     loaded = [load_predictor(name, device=own_device, engine=args.engine) for name in names]
+    if not args.checkpoint:
+        loaded = [
+            Predictor(p.regressor, p.device, device.name)
+            if is_other_processor(device.name, p.device)
+            else p
+            for p in loaded
+        ]
     estimates = [predictor.predict(graph, strict=args.strict) for predictor in loaded]
     measured_s = row.latency_s or math.nan
     compared = [
@@ -189,7 +197,12 @@ def _compared_with_measurement(
     others = sorted({e.device for e in estimates if e.device} - {device.name})
     if others:
         text += f"\nthe predictions are for {', '.join(others)}, not for {device.name}; "
-        text += "`tvm-costmodel profile` and `train` make a predictor of this device"
+        text += (
+            "their intervals are widened for that, and `tvm-costmodel calibrate` corrects one for "
+            "this processor in three minutes"
+            if any(e.asked for e in estimates)
+            else "`tvm-costmodel profile` and `train` make a predictor of this device"
+        )
     if row.timing is not None and not row.timing.quiet:
         text += f"\nnoisy: {row.timing.why_noisy}"
     return Output(_measured_fields(row, graph) | {"compared": compared}, text)
