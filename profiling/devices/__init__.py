@@ -29,7 +29,7 @@ INSTRUCTION_SET_NAMES = ("cpu-x86-avx512", "cpu-x86-avx2", "cpu-arm64", "cpu-gen
 _OTHER_COMPILERS = tuple(name for name in COMPILERS if name != DEFAULT_COMPILER)
 _COMPILER = re.compile(r"([\w.]+-)*(g\+\+|gcc|c\+\+|cc|clang|clang\+\+)(-[\d.]+)?")
 _PROCESSOR = re.compile(
-    "cpu-(?P<vendor>amd|intel|hygon|arm)-[a-z0-9-]+?"
+    "cpu-(?P<processor>(?P<vendor>amd|intel|hygon|arm)-[a-z0-9-]+?)"
     rf"(?P<use>(-rpc)?(-[0-9]+t)?(-({'|'.join(_OTHER_COMPILERS)}))?)"
 )
 
@@ -258,7 +258,7 @@ def require_own_processor(device: Device) -> None:
     """
     here = this_machine().name
     named = _PROCESSOR.fullmatch(device.name)
-    if device.runner == "local" and named and not f"{device.name}-".startswith(f"{here}-"):
+    if device.runner == "local" and named and f"cpu-{named['processor']}" != here:
         raise DeviceError(
             f"{device.name} is not this machine's processor ({here}), and what is measured here is "
             f"no label of it: give --device cpu, or measure on that machine"

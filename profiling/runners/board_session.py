@@ -284,12 +284,7 @@ def serve() -> None:
 
     answers, receiver = os.dup(1), Receiver(0)
     os.dup2(2, 1)
-    while True:
-        try:
-            request = receiver.receive()
-        except EOFError:
-            return
-        assert request is not None
+    for request in receiver.requests():
         if request["op"] == "close":  # none is open
             send(answers, {})
             continue

@@ -7,6 +7,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any
 
 _HEADER = struct.Struct(">I")
@@ -51,6 +52,16 @@ class Receiver:
             if not block:
                 raise EOFError("the other end closed the pipe")
             self._buffer += block
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Every message until the other end closes the pipe."""
+        while True:
+            try:
+                request = self.receive()
+            except EOFError:
+                return
+            assert request is not None
+            yield request
 
     def _take(self) -> dict[str, Any] | None:
         if len(self._buffer) < _HEADER.size:

@@ -247,12 +247,7 @@ def serve() -> None:
         "check_outputs": session.check_outputs,
         "forget": session.forget,
     }
-    while True:
-        try:
-            request = receiver.receive()
-        except EOFError:
-            return
-        assert request is not None
+    for request in receiver.requests():
         send(answers, _answer(handlers[request["op"]], request))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.new_device.probe import expected_cost
 from tests.graphs import labelled_graphs
 from tvm_costmodel.cli import main
 from tvm_costmodel.errors import ConfigError
@@ -19,7 +20,7 @@ from tvm_costmodel.profiling.devices import resolve_device
 from tvm_costmodel.profiling.label_files.networks import read_labels
 from tvm_costmodel.profiling.sources import Source, suite
 from tvm_costmodel.transfer import probe as module
-from tvm_costmodel.transfer.probe import CANDIDATES, ORDER, expected_cost, probe
+from tvm_costmodel.transfer.probe import CANDIDATES, ORDER, probe
 from tvm_costmodel.tvm_version import has_relax
 from tvm_costmodel.user_cache import VARIABLE, make_folder
 

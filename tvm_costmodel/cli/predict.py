@@ -156,7 +156,6 @@ def _compared_with_measurement(
     """Compares the given predictor, or the device's shipped ones (all where it has none)."""
     from tvm_costmodel.predictors.loading import Predictor, load_predictor, zoo
     from tvm_costmodel.predictors.registry import DECISION_AWARE
-    from tvm_costmodel.profiling.devices import is_other_processor
 
     of_networks = [entry for entry in zoo() if entry.predictor not in DECISION_AWARE]
     shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
@@ -164,14 +163,10 @@ def _compared_with_measurement(
     names = [args.checkpoint] if args.checkpoint else names
     own_device = device.name if args.checkpoint else None
     loaded = [load_predictor(name, device=own_device, engine=args.engine) for name in names]
-    if not args.checkpoint:
-        loaded = [
-            Predictor(p.regressor, p.device, device.name)
-            if is_other_processor(device.name, p.device)
-            else p
-            for p in loaded
-        ]
-    estimates = [predictor.predict(graph, strict=args.strict) for predictor in loaded]
+    estimates = [
+        Predictor(p.regressor, p.device, device.name).predict(graph, strict=args.strict)
+        for p in loaded
+    ]
     measured_s = row.latency_s or math.nan
     compared = [
         {

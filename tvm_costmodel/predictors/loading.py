@@ -104,7 +104,10 @@ class Predictor:
     Args:
         regressor: Fitted or loaded.
         device: Device whose measurements it learned from; the card's when not given.
-        asked: The device to predict for, where it is another processor.
+        asked: The device to predict for; intervals are widened where it is another processor.
+
+    Attributes:
+        asked: That device, where it is another processor; empty otherwise.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Predictor:
     ) -> None:
         self.regressor = regressor
         self.device = device or str(regressor.card.get("device", ""))
-        self.asked = asked or ""
+        self.asked = asked if asked and is_other_processor(asked, self.device) else ""
 
     @property
     def name(self) -> str:
@@ -255,8 +258,7 @@ def load_predictor(
         )
     learned = str(card.get("device", ""))
     asked = device or _named_processor(name_or_dir)
-    elsewhere = asked is not None and is_other_processor(asked, learned)
-    if elsewhere:
+    if asked and is_other_processor(asked, learned):
         logger.warning(
             "%s learned on %s, and %s is another processor: latencies were %g to %g times its "
             "answers on others, and intervals are widened by that; `tvm-costmodel calibrate` "
@@ -270,7 +272,7 @@ def load_predictor(
             "measurements (`tvm-costmodel calibrate`)"
         )
     regressor = _engine_class(str(name), path, card, engine).load(path)
-    return Predictor(regressor, learned, asked if elsewhere else None)
+    return Predictor(regressor, learned, asked)
 
 
 def _named_processor(name_or_dir: str | Path | None) -> str | None:

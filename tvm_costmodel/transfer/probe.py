@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_costmodel.errors import ConfigError, MeasurementError
-from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.label_files.networks import read_labels
 from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.transfer.workflow import FEWEST, CalibrationSummary, calibrate_checkpoint
@@ -70,26 +69,6 @@ class Probe:
     measured: int
     noisy: float
     seconds: float
-
-
-def expected_cost(graphs: Sequence[OpGraph], predicted_s: np.ndarray) -> np.ndarray:
-    """Seconds that building and measuring networks takes on an AMD Zen 5, float64 [G].
-
-    Linear in the number of different operators and the latency, fitted on the labels that ship.
-
-    Args:
-        graphs: The networks.
-        predicted_s: Their predicted seconds.
-    """
-    different = [len(set(map(repr, _operators(graph)))) for graph in graphs]
-    return np.asarray(0.72 + 0.028 * np.array(different) + 21.0 * np.asarray(predicted_s))
-
-
-def _operators(graph: OpGraph) -> Iterator[tuple[object, ...]]:
-    """What code is generated for: each operator with what it reads and writes."""
-    for op in graph.operators:
-        read = [graph.operators[producer].outputs[at] for producer, at in op.inputs]
-        yield op.op, sorted(op.attrs.items()), read, op.outputs, op.weights
 
 
 def probe(

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tvm_costmodel.bounded_reading import MAX_DEPTH
 from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.frontends.onnx.operators.editor import branches_of
 from tvm_costmodel.isolation import ChildFailure, Limits, in_fork
 
 logger = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ def check_functions(model: onnx.ModelProto, label: str) -> None:
                 # One that calls itself has no end; ONNX refuses it.
                 counts[key] = MAX_NODES + 1 if depth > MAX_DEPTH else count(bodies[key], depth + 1)
             total += counts.get(key, 1)
-            graphs = [a.g for a in node.attribute if a.HasField("g")]
-            total += sum(count(graph.node, depth + 1) for graph in graphs)
+            total += sum(count(graph.node, depth + 1) for graph in branches_of(node))
         return total
 
     total = count(model.graph.node, 0)

@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -25,6 +25,7 @@ from onnx import external_data_helper
 
 from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
 from tvm_costmodel.frontends.onnx.external_data import check_external_data
+from tvm_costmodel.frontends.onnx.operators.editor import branches_of
 from tvm_costmodel.frontends.onnx.simplify import clean
 from tvm_costmodel.frontends.onnx.weights import (
     check_weights_defined,
@@ -107,10 +108,7 @@ def _cleaned(
     label: str,
     supported: Callable[[], Collection[str]],
 ) -> onnx.ModelProto:
-    """Cleans a model, and refuses operators that the importer does not know.
-
-    Which it knows is asked last: that imports TVM, which goes on while the model is cleaned.
-    """
+    """Cleans a model, and refuses unknown operators last: TVM is imported during cleaning."""
     drop_initialiser_inputs(model)
     check_weights_defined(model, label)
     _set_input_shapes(model, shapes, label)
@@ -393,11 +391,8 @@ def _check_operators(
         )
 
 
-def _all_nodes(graph: onnx.GraphProto) -> list[Any]:
-    nodes: list[Any] = []
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
-        nodes.append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                nodes.extend(_all_nodes(attribute.g))
-    return nodes
+        yield node
+        for branch in branches_of(node):
+            yield from _all_nodes(branch)

@@ -29,7 +29,7 @@ from tvm_costmodel.frontends.onnx.folding_limits import (
 )
 from tvm_costmodel.frontends.onnx.large_weights import detach_large_weights
 from tvm_costmodel.frontends.onnx.operators import rewrite_operators
-from tvm_costmodel.frontends.onnx.operators.editor import names_of, names_read
+from tvm_costmodel.frontends.onnx.operators.editor import branches_of, names_of, names_read
 from tvm_costmodel.isolation import ChildFailure, Limits, in_fork
 
 logger = logging.getLogger(__name__)
@@ -348,10 +348,9 @@ def _bypass(graph: onnx.GraphProto, removable: Callable[[onnx.NodeProto], bool])
 def _rename_inputs(node: onnx.NodeProto, names: dict[str, str]) -> None:
     for i, name in enumerate(node.input):
         node.input[i] = names.get(name, name)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                _rename_inputs(inner, names)
+    for branch in branches_of(node):
+        for inner in branch.node:
+            _rename_inputs(inner, names)
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
