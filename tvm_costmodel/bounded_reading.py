@@ -194,7 +194,7 @@ class _BoundedXz(io.RawIOBase):
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         super().__init__()
-        self._file = lzma.open(path, "rb", format=lzma.FORMAT_XZ)
+        self._file = lzma.open(path, "rb", format=lzma.FORMAT_XZ)  # noqa: SIM115  # see close
         self._left, self._max = max_bytes, max_bytes
 
     def readable(self) -> bool:

@@ -25,6 +25,7 @@ from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.devices.targets import make_target
 from tvm_costmodel.profiling.measuring.cpu_affinity import pin, rise_above_others
 from tvm_costmodel.profiling.measuring.record import MeasurementConfig
+from tvm_costmodel.profiling.runners.arguments import random_array
 from tvm_costmodel.profiling.runners.executors import make_runner
 from tvm_costmodel.profiling.sources import source_from_dict
 from tvm_costmodel.profiling.worker.pipe import Receiver, send
@@ -37,6 +38,7 @@ class Session:
     def __init__(self) -> None:
         self._module: Any = None
         self._build: Any = None
+        self._build_variant: Any = None
         self._interleaved: Any = None
 
     def start(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class Session:
         self.forget(request)
         self._source = request["source"]
         self._module, self._graph = source_from_dict(self._source).load()
+        self._build_variant = self._compiler.variant_builder()
         return {"graph_hash": self._graph.hash, "graph": self._graph.to_json()}
 
     def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,15 +137,51 @@ class Session:
             "seconds": {"load": loading, "network": network_s, "kernels": kernels_s},
         }
 
+    def time_in_place(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Times the network that was built last, its kernels in place, and ONNX Runtime."""
+        from tvm_costmodel.profiling.measuring.in_place import (
+            fastest_interleaved,
+            network_run,
+            time_calls,
+        )
+        from tvm_costmodel.profiling.measuring.peaks import PeakProbe
+        from tvm_costmodel.profiling.worker.output_check import NoReference, onnxruntime_run
+
+        pin(self._cores)
+        specs = self._compiler.input_specs(self._module)
+        arrays = [random_array(spec, seed) for seed, spec in enumerate(specs)]
+        runs, reason = {"network": network_run(self._build.executable, arrays)}, ""
+        try:
+            threads = int(self._target.attrs["num-cores"])
+            runs["onnxruntime"] = onnxruntime_run(self._source, arrays, threads)
+        except NoReference as error:
+            reason = str(error)
+        probe = PeakProbe(self._target)
+        probe.sample()
+        calls = time_calls(self._build.executable, arrays)
+        probe.sample()
+        seconds = fastest_interleaved(runs)
+        peaks = probe.sample()
+        return {
+            "calls": calls,
+            "seconds": seconds,
+            "no_onnxruntime": reason,
+            "peaks": {"flops": peaks.flops, "bandwidths": peaks.bandwidths},
+        }
+
     def pipelines(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keys of pipelines, and the settings that rows store of them; nothing is built."""
         configs = map(self._compiler.config, request["fields"])
         return {"pipelines": [self._compiler.describe(config) for config in configs]}
 
     def build_variant(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Compiles the module that was described last and holds the build under a name."""
+        """Compiles the module that was described last and holds the build under a name.
+
+        Kernels of earlier variants are not compiled again, except for one that is built ``anew``.
+        """
         config = self._compiler.config(request["pipeline"])
-        build = self._compiler.build(self._module, self._target, config)
+        build = self._compiler.build if request["anew"] else self._build_variant
+        build = build(self._module, self._target, config)
         self._interleaved.hold(request["slot"], build)
         return self._parts(build)
 
@@ -159,10 +198,10 @@ class Session:
         return {}
 
     def export(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes a held build as a library."""
+        """Writes a held build as a library, and gives the inputs that it takes."""
         build = self._interleaved.held(request["slot"])
         build.export(request["path"], self._cross_compiler)
-        return {}
+        return {"inputs": self._compiler.input_specs(self._module)}
 
     def runtime_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ids of operators whose weights are passed at run time."""
@@ -199,7 +238,7 @@ class Session:
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Frees the network before the next one."""
-        self._module = self._build = None
+        self._module = self._build = self._build_variant = None
         self._interleaved.clear()
         return {}
 
@@ -238,6 +277,7 @@ def serve() -> None:
         "describe": session.describe,
         "build": session.build,
         "measure": session.measure,
+        "time_in_place": session.time_in_place,
         "pipelines": session.pipelines,
         "build_variant": session.build_variant,
         "measure_interleaved": session.measure_interleaved,

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tvm
 from tvm import relax
+from tvm_ffi import structural_hash
+
+from tvm_costmodel.compilers.relax import build, cpu_target
+from tvm_costmodel.compilers.relax.verification import random_inputs, run
 
 nn, op = relax.op.nn, relax.op
 
@@ -127,3 +131,25 @@ NETWORKS = {
 def network(name: str) -> tvm.IRModule:
     make, shape = NETWORKS[name]
     return module(make, [shape])
+
+
+_OUTPUTS: dict[tuple[int, bool], list[np.ndarray]] = {}
+
+
+def _outputs(mod: tvm.IRModule, by_tvm: bool) -> list[np.ndarray]:
+    key = (structural_hash(mod), by_tvm)
+    if key not in _OUTPUTS:
+        target = tvm.target.Target("llvm")
+        built = tvm.compile(mod, target) if by_tvm else build(mod, cpu_target()).executable
+        _OUTPUTS[key] = run(built, random_inputs(mod))
+    return _OUTPUTS[key]
+
+
+def outputs_of_tvm(mod: tvm.IRModule) -> Callable[..., list[np.ndarray]]:
+    """Reference for `verify` on `random_inputs`: TVM's own default build, built once a network."""
+    return lambda *inputs: _outputs(mod, by_tvm=True)
+
+
+def outputs_of_default(mod: tvm.IRModule) -> Callable[..., list[np.ndarray]]:
+    """Reference for `verify` on `random_inputs`: the default configuration, built once."""
+    return lambda *inputs: _outputs(mod, by_tvm=False)

@@ -75,7 +75,7 @@ def test_channels_first_equals_plain_build(case):
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("channels,groups", [(136, 4), (272, 4), (24, 4), (32, 2), (21, 3)])
+@pytest.mark.parametrize(("channels", "groups"), [(136, 4), (272, 4), (24, 4), (32, 2), (21, 3)])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_grouped_equals_plain_build(layout, channels, groups, kernel):
     build, shapes = conv(layout, 7, 7, channels, channels, kernel, groups, residual=True)
@@ -89,7 +89,7 @@ def test_grouped_with_more_outputs_than_inputs():
 
 
 @pytest.mark.parametrize("channels", [1, 3, 17, 32, 136])
-@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 2), (7, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2), (7, 1)])
 def test_depthwise_equals_plain_build(channels, kernel, stride):
     build, shapes = conv("NHWC", 13, 13, channels, channels, kernel, channels, strides=stride)
     template = "depthwise_channels_last" if channels > 1 else "channels_last"

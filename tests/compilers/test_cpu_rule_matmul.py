@@ -11,7 +11,7 @@ nn, op = relax.op.nn, relax.op
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 50])
-@pytest.mark.parametrize("steps,lanes", [(64, 1000), (17, 33), (3, 7), (130, 1), (1, 20)])
+@pytest.mark.parametrize(("steps", "lanes"), [(64, 1000), (17, 33), (3, 7), (130, 1), (1, 20)])
 @pytest.mark.parametrize("pack", [True, False])
 def test_dense_with_bias_and_relu(rows, steps, lanes, pack):
     def build(builder, x):
@@ -31,7 +31,7 @@ def test_dense_over_tokens_of_a_batch():
 
 
 @pytest.mark.parametrize(
-    "left,right",
+    ("left", "right"),
     [
         ((1, 3, 50, 64), (1, 3, 64, 50)),
         ((2, 4, 7, 5), (2, 4, 5, 9)),
@@ -53,7 +53,7 @@ def test_batched_matrix_times_vector():
     assert_same_result(build, [(5, 13, 16), (5, 16, 1)], "channels_first")
 
 
-@pytest.mark.parametrize("rows,steps,lanes", [(50, 64, 50), (7, 5, 9), (1, 16, 40)])
+@pytest.mark.parametrize(("rows", "steps", "lanes"), [(50, 64, 50), (7, 5, 9), (1, 16, 40)])
 def test_right_operand_transposed_in_the_function(rows, steps, lanes):
     te = pytest.importorskip("tvm.te")
 

@@ -39,7 +39,7 @@ def test_cut_starts_agree_with_its_elements():
                 assert int(simplify(rewrite(start, values)).value) == row[v * cut.width]
 
 
-@pytest.mark.parametrize("registers,lanes", [(32, 16), (16, 8), (32, 4)])
+@pytest.mark.parametrize(("registers", "lanes"), [(32, 16), (16, 8), (32, 4)])
 def test_tiles_fit_the_registers(registers, lanes):
     for rows in (1, 7, 49, 3136):
         for extent in (1, 3, 24, 64, 1000):
@@ -73,7 +73,7 @@ def test_config_round_trip_and_refusals():
 
 
 @pytest.mark.parametrize(
-    "cpu,lanes,registers", [("znver5", 16, 32), ("haswell", 8, 16), ("nehalem", 4, 16)]
+    ("cpu", "lanes", "registers"), [("znver5", 16, 32), ("haswell", 8, 16), ("nehalem", 4, 16)]
 )
 def test_machine_follows_the_target(cpu, lanes, registers):
     cpu_target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 6})

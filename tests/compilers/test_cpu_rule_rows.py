@@ -105,7 +105,7 @@ REDUCED = [
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("shape, axes", REDUCED)
+@pytest.mark.parametrize(("shape", "axes"), REDUCED)
 def test_sum_mean_and_max(shape, axes, cores):
     x = values(*shape)
     for make, expected in (
@@ -118,7 +118,7 @@ def test_sum_mean_and_max(shape, axes, cores):
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("shape, axis", [((1, 1000), 1), ((2, 3, 197), 2), ((4, 7, 5), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((1, 1000), 1), ((2, 3, 197), 2), ((4, 7, 5), 1)])
 def test_softmax(shape, axis, cores):
     x = 20 * values(*shape)
     power = np.exp(x.astype("float64") - x.max(axis, keepdims=True))

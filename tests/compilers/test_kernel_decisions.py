@@ -12,7 +12,17 @@ from tvm_costmodel.compilers.relax import PipelineConfig, build, compare_outputs
 from tvm_costmodel.compilers.relax.verification import random_inputs, run
 from tvm_costmodel.errors import BuildError, ConfigError
 
-from .networks_small import batch_norm, convolution, module, network, nn, op, relax, values
+from .networks_small import (
+    batch_norm,
+    convolution,
+    module,
+    network,
+    nn,
+    op,
+    outputs_of_default,
+    relax,
+    values,
+)
 
 DEFAULT_KEY = "406af521d93343d4"
 
@@ -25,7 +35,7 @@ def _config(ids, **fields) -> PipelineConfig:
 def _same_as_default(mod, config, rtol, threads=1):
     """Builds with and without the decisions; returns the tuned build."""
     inputs = random_inputs(mod)
-    expected = run(build(mod, cpu_target()).executable, inputs)
+    expected = outputs_of_default(mod)()
     built = build(mod, cpu_target(threads), config)
     assert built.unscheduled == ()
     difference = compare_outputs(run(built.executable, inputs), expected, rtol=rtol)
@@ -143,7 +153,7 @@ def test_half_precision_weights_stay_within_their_tolerance(layout):
     dtypes = [dtype for kernel in built.kernels for _, dtype in kernel.parameters]
     assert "float16" in dtypes
     inputs = random_inputs(mod)
-    exact = run(build(mod, cpu_target()).executable, inputs)
+    exact = outputs_of_default(mod)()
     assert compare_outputs(run(built.executable, inputs), exact).max_rel_err > 0
 
 
@@ -171,11 +181,11 @@ def test_merged_matmuls_compute_the_same_and_take_the_decision_of_the_first():
 
 def test_unsuitable_decisions_say_so():
     mod = network("residual")
-    with pytest.raises(BuildError, match="operator 3, which is clip.*convolutions"):
+    with pytest.raises(BuildError, match=r"operator 3, which is clip.*convolutions"):
         build(mod, cpu_target(), _config([3], accumulators=4))
     with pytest.raises(BuildError, match="operator 99, which is not there"):
         build(mod, cpu_target(), _config([99], accumulators=4))
-    with pytest.raises(BuildError, match="cannot run as winograd2.*leave the algorithm"):
+    with pytest.raises(BuildError, match=r"cannot run as winograd2.*leave the algorithm"):
         build(mod, cpu_target(), _config([7], algorithm="winograd2"))  # a 1x1 kernel
     with pytest.raises(ConfigError, match="winograd2, winograd4"):
         KernelDecision(algorithm="fft")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import onnx
 import pytest
-import torch
 import tvm
 from onnx import helper
 from tvm import relax
@@ -26,14 +26,20 @@ def small_onnx() -> onnx.ModelProto:
     return model_of(nodes, {"x": [1, 3, 8, 8]}, {"y": None}, weights)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    onnx.save(small_onnx(), folder / "a.bin")
+    module = load_module(folder / "a.bin")
+    (folder / "b.bin").write_text(tvm.ir.save_json(module))
+    (folder / "c.bin").write_text(load_model(folder / "a.bin").graph.to_json())
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path):
+def files(written, tmp_path):
     """One network as ONNX, Relax JSON and OpGraph JSON, under names that do not tell the kind."""
-    onnx.save(small_onnx(), tmp_path / "a.bin")
-    module = load_module(tmp_path / "a.bin")
-    (tmp_path / "b.bin").write_text(tvm.ir.save_json(module))
-    (tmp_path / "c.bin").write_text(load_model(tmp_path / "a.bin").graph.to_json())
-    return tmp_path
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 def test_kinds_are_recognised_by_content(files):
@@ -43,12 +49,6 @@ def test_kinds_are_recognised_by_content(files):
     assert models[0].path == str(files / "a.bin")
     tvm.ir.assert_structural_equal(models[0].module["main"], models[1].module["main"])
     assert from_json((files / "c.bin").read_text()) == models[2].graph
-
-
-def test_torch_archive(tmp_path):
-    path = tmp_path / "net.model"
-    torch.export.save(torch.export.export(torch.nn.Linear(4, 2), (torch.randn(1, 4),)), path)
-    assert [op.op for op in load_model(path).graph.operators] == ["input", "dense", "add"]
 
 
 def test_relax_json_with_a_symbolic_batch(tmp_path):
@@ -101,7 +101,7 @@ def test_json_of_a_damaged_graph(files):
     content = json.loads(path.read_text())
     content["outputs"] = [[99, 0]]
     path.write_text(json.dumps(content))
-    with pytest.raises(GraphError, match="c.bin: "):
+    with pytest.raises(GraphError, match=r"c.bin: "):
         load_model(path)
 
 

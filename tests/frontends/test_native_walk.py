@@ -47,7 +47,15 @@ def test_parity_on_control_flow(func) -> None:
     assert_parity(BUILDERS["control_flow"](), func)
 
 
-@pytest.mark.parametrize("name", ONNX_NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            n, marks=pytest.mark.slow if n in ("vgg19", "bvlc_alexnet", "zfnet512") else ()
+        )
+        for n in ONNX_NETWORKS
+    ],
+)
 def test_parity_on_onnx_networks(name) -> None:
     assert_parity(onnx_to_relax(load_onnx(onnx_network_path(name))))
 

@@ -38,7 +38,7 @@ def test_networks_are_read_at_the_batch_that_is_given(tmp_path: Path) -> None:
     assert graph.operators[0].outputs[0].shape == (8, 3, 8, 8)
     assert graph.operators[2].outputs[0].shape == (8, 6, 8, 8)
     assert graph.macs == 8 * 6 * 8 * 8 * 3 * 9 and graph.name == "net"
-    with pytest.raises(ModelFileError, match="no such file|cannot be read"):
+    with pytest.raises(ModelFileError, match=r"no such file|cannot be read"):
         from_onnx_at_batch(tmp_path / "other.onnx", 8)
 
 

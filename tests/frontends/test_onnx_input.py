@@ -94,7 +94,7 @@ def test_an_input_that_serves_as_a_filter_stays_an_input():
 def test_weights_without_a_shape_are_refused():
     model = small_network()
     model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "w"))
-    with pytest.raises(ModelFileError, match="weights w are missing .* with their shapes"):
+    with pytest.raises(ModelFileError, match=r"weights w are missing .* with their shapes"):
         load_onnx(model)
 
 
@@ -198,7 +198,7 @@ def test_damaged_bytes_raise_only_the_packages_errors(tmp_path):
     content = small_network().SerializeToString()
     rng = np.random.default_rng(0)
     path = tmp_path / "m.onnx"
-    refused = 0
+    refusals = []
     for _ in range(60):
         damaged = bytearray(content)
         for position in rng.integers(0, len(content), 3):
@@ -207,9 +207,9 @@ def test_damaged_bytes_raise_only_the_packages_errors(tmp_path):
         try:
             from_onnx(path)
         except CostModelError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert 20 < refused < 60  # the rest hit the values of weights
+            refusals.append(str(error))
+    assert 20 < len(refusals) < 60  # the rest hit the values of weights
+    assert "\n" not in "".join(refusals)
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -231,7 +231,7 @@ def test_unsupported_operators_are_listed_at_once():
     ]
     model = model_of(nodes, {"x": [5, 1, 8]}, {"y": None}, weights)
     model.opset_import.append(helper.make_opsetid("my.ops", 1))
-    with pytest.raises(UnsupportedOperatorError, match="Det, LSTM, my.ops::Relu"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Det, LSTM, my.ops::Relu"):
         from_onnx(model)
 
 
@@ -246,10 +246,10 @@ def test_external_data(tmp_path):
     assert from_onnx(path).hash == from_onnx(small_network()).hash
     data = tmp_path / "m.bin"
     data.write_bytes(data.read_bytes()[:-64])
-    with pytest.raises(ModelFileError, match="m.bin holds .* bytes where"):
+    with pytest.raises(ModelFileError, match=r"m.bin holds .* bytes where"):
         load_onnx(path)
     data.unlink()
-    with pytest.raises(ModelFileError, match="its weights are in m.bin, which is not in"):
+    with pytest.raises(ModelFileError, match=r"its weights are in m.bin, which is not in"):
         load_onnx(path)
 
 
@@ -267,7 +267,7 @@ def test_external_data_is_not_needed_with_random_weights(tmp_path):
 
 def test_import_failure_is_one_line():
     nodes = [node("Gelu", ["x"], ["y"], approximate="cubic")]
-    with pytest.raises(ModelFileError, match="cannot import this model: .*cubic") as error:
+    with pytest.raises(ModelFileError, match=r"cannot import this model: .*cubic") as error:
         onnx_to_relax(model_of(nodes, X, {"y": None}, opset=20))
     assert "\n" not in str(error.value)
 
@@ -281,6 +281,8 @@ def test_dangling_name_is_named():
 def test_graph_does_not_depend_on_onnxruntime_being_installed():
     code = (
         "import sys; sys.modules['onnxruntime'] = None; "
+        "from tvm_costmodel.tvm_version import import_tvm_without_torch; "
+        "import_tvm_without_torch(); "
         "from tests.networks import onnx_network_path; "
         "from tvm_costmodel.frontends.onnx.reader import from_onnx; "
         "print(from_onnx(onnx_network_path('shufflenet')).hash)"
@@ -294,7 +296,14 @@ def test_graph_does_not_depend_on_onnxruntime_being_installed():
 
 @pytest.mark.parametrize(
     ("location", "extra"),
-    [("../w.bin", {}), ("link.bin", {}), ("/w.bin", {}), ("w.bin", {"offset": "ten"})],
+    [
+        ("../w.bin", {}),
+        ("link.bin", {}),
+        ("/w.bin", {}),
+        ("w.bin", {"offset": "ten"}),
+        ("w.bin", {"offset": "256"}),
+        ("w\0.bin", {}),
+    ],
 )
 def test_external_data_is_read_from_the_models_folder_alone(tmp_path, location, extra):
     folder = tmp_path / "model"
@@ -311,6 +320,8 @@ def test_external_data_is_read_from_the_models_folder_alone(tmp_path, location, 
     model = model_of([node("Add", ["x", "w"], ["y"])], {"x": [64]}, {"y": [64]})
     model.graph.initializer.append(weight)
     (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match=r"outside of|kept at no number") as error:
+    with pytest.raises(
+        ModelFileError, match=r"outside of|kept at no (number|place)|so it is truncated"
+    ) as error:
         load_onnx(folder / "m.onnx")
     assert "\n" not in str(error.value)

@@ -212,7 +212,7 @@ def test_missing_functions(engine) -> None:
     del module["main"]
     with pytest.raises(GraphError, match="has no Relax function"):
         from_relax(module, engine=engine)
-    with pytest.raises(GraphError, match="expected a tvm.IRModule, got str"):
+    with pytest.raises(GraphError, match=r"expected a tvm.IRModule, got str"):
         from_relax("model.onnx", engine=engine)
 
 

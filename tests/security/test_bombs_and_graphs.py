@@ -37,9 +37,8 @@ def test_unpacking_is_bounded(tmp_path: Path) -> None:
     assert unpack_zlib(zlib.compress(b"graph" * 1000)) == b"graph" * 1000
     packed = tmp_path / "l.xz"
     packed.write_bytes(lzma.compress(bytes(40 << 20), preset=0))
-    with pytest.raises(ValueError, match="the most that is read"), unpack_xz(packed) as stream:
-        while stream.read(1 << 20):
-            pass
+    with unpack_xz(packed) as stream, pytest.raises(ValueError, match="the most that is read"):
+        list(iter(lambda: stream.read(1 << 20), ""))
 
 
 @pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 99 + "1" + "}" * 99, "[" * 65 + "]" * 65])
@@ -170,6 +169,25 @@ def test_a_store_whose_blobs_unfold_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON graphs BEGIN DELETE FROM measurements; END",
+        "CREATE VIEW v AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n FROM c) SELECT * "
+        "FROM c",
+    ],
+)
+def test_a_store_with_a_program_of_its_own_is_refused(statement: str, tmp_path: Path) -> None:
+    from tvm_costmodel.profiling.store.store import Store
+
+    with Store(tmp_path / "s.db") as store:
+        store.put_measurement(measurement(4))
+    with sqlite3.connect(tmp_path / "s.db") as database:
+        database.execute(statement)
+    with pytest.raises(CostModelError, match="no version of this package wrote"):
+        Store(tmp_path / "s.db")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.replace("[1,3,16,16]", "[0,3,16,16]"), "cannot make|no elements"),
@@ -177,6 +195,7 @@ def test_a_store_whose_blobs_unfold_is_refused(tmp_path: Path) -> None:
         (lambda t: t.replace("[1,8,8,8]", "[1,8,9999,9999]"), "cannot make"),
         (lambda t: t.replace('"in_channels":3', '"in_channels":99999999'), "cannot make"),
         (lambda t: t.replace('"groups":1', '"groups":0'), "has groups 0"),
+        (lambda t: t.replace('"groups":1', '"groups":7'), "cannot make"),
         (lambda t: t.replace('"kernel":[3,3]', '"kernel":["3",3]'), "no integer"),
         (lambda t: t.replace("16", str(2**30)), r"2\*\*|cannot make"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.security.mutations import BOARD, shared_faults
+from tests.security.mutations import BOARD, network, shared_faults
 from tests.security.running import run_command
 from tvm_costmodel.errors import (
     CheckpointError,
@@ -111,6 +111,18 @@ def test_cards_with_fields_that_lie_are_refused(
         load_predictor(checkpoint(tmp_path / "ck", **changes))
 
 
+@pytest.mark.parametrize("constant", [-700.0, 700.0])
+def test_answers_that_are_no_latencies_are_refused(constant: float, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "ck")
+    content = json.dumps({"coefficients": [constant, 0.7, 0.2]}).encode()
+    (folder / "model.json").write_bytes(content)
+    card = json.loads((folder / "checkpoint.json").read_text())
+    card["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "checkpoint.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="which is no latency"):
+        load_predictor(folder).predict(network())
+
+
 @pytest.mark.parametrize("coefficients", [[1, 2], [1, 2, "x"], [[1, 2, 3]], "[]", 1, None])
 def test_weights_of_other_shapes_are_refused(coefficients: Any, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "ck")
@@ -182,7 +194,7 @@ def test_networks_larger_than_their_weights_are_refused(
     record[field] = value
     (folder / "checkpoint.json").write_text(json.dumps(card))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises((CheckpointError, ConfigError), match="train it again|even number"):
+    with pytest.raises((CheckpointError, ConfigError), match=r"train it again|even number"):
         load_predictor(folder, engine="torch")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100 << 10  # KiB
 

@@ -85,7 +85,7 @@ def test_functions_that_derive_types_are_checked(tmp_path: Path) -> None:
     assert "tvm.relax.type.infer_by_ty_args" in text
     changed = text.replace("tvm.relax.type.infer_by_ty_args", "ffi.ModuleLoadFromFile")
     (tmp_path / "m.json").write_text(changed)
-    with pytest.raises(ModelFileError, match="calls ffi.ModuleLoadFromFile"):
+    with pytest.raises(ModelFileError, match=r"calls ffi.ModuleLoadFromFile"):
         load_model(tmp_path / "m.json")
 
 

@@ -27,8 +27,8 @@ def build_stage(name: str, seconds: dict[str, float], remedy: str = REMEDY) -> I
     except BuildError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = lines[-1][:300] if lines else ""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        text = lines[-1 if lines[0].startswith("Traceback") else 0][:300]
         raise BuildError(
             f"build failed in stage {name!r}: {type(error).__name__}: {text}; {remedy}"
         ) from error

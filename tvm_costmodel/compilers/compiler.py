@@ -8,7 +8,7 @@ rooms need beyond it (runners, decisions, predictors) they keep in tables of the
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -162,6 +162,13 @@ class Compiler(Protocol):
         Raises:
             BuildError: A stage failed; the message names it.
         """
+
+    def variant_builder(self) -> Callable[..., Build]:
+        """A function like `build`, for several variants of one network.
+
+        It may compile once what variants have in common.
+        """
+        return self.build
 
     def input_specs(self, module: tvm.IRModule) -> list[TensorSpec]:
         """(shape, dtype) of each input of a network.

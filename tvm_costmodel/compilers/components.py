@@ -73,6 +73,7 @@ _PERIODIC = frozenset(
 _REWRITTEN = {
     frozenset(("resize2d",)): "resize upsample",
     frozenset(("dropout",)): "dropout",
+    frozenset(("roi_align",)): "roialign",
     _OPAQUE: "attention averagepool bitshift blackmanwindow causalconvwithstate celu "
     "centercroppad concat conv convtranspose cumsum einsum elu eyelike hammingwindow hannwindow "
     "isinf layernormalization lppool maxpool mod negativeloglikelihoodloss nonmaxsuppression "
@@ -83,22 +84,22 @@ _REWRITTEN = {
 
 COMPONENTS: dict[str, tuple[Component, ...]] = {
     "relax": (
-        Component("template/conv", 1, _CONTRACTIONS, "register tiles of sums of products"),
+        Component("template/conv", 2, _CONTRACTIONS, "register tiles of sums of products"),
         Component("template/winograd", 1, _CONV2D, "Winograd convolutions", "kernels"),
         Component("template/im2col", 1, _CONV2D, "convolutions as products", "kernels"),
-        Component("template/depthwise", 1, frozenset((DEPTHWISE,)), "a filter for each channel"),
+        Component("template/depthwise", 2, frozenset((DEPTHWISE,)), "a filter for each channel"),
         Component(
             "template/pooling", 1, _of("pooling", "reduction"), "sliding windows and mean images"
         ),
         Component(
             "template/reduction",
-            1,
+            2,
             _of("reduction", "normalisation", "pooling", "attention"),
             "rows of reductions: mean, softmax, layer norm",
         ),
         Component("template/elementwise", 1, _ANY, "element-wise work and copies"),
         Component(FALLBACK, 1, _ANY, "plain loops where no template fits"),
-        Component("emit/exp", 2, _EXP, "exp and sigmoid of vectors"),
+        Component("emit/exp", 3, _EXP, "exp and sigmoid of vectors"),
         Component("emit/tanh", 2, frozenset(("tanh", "gelu_tanh", "mish")), "tanh of vectors"),
         Component("emit/erf", 2, frozenset(("erf", "gelu")), "erf of vectors"),
         Component("emit/periods", 2, _PERIODIC, "loops along which a read repeats"),
@@ -112,6 +113,12 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
             "batch norm and scales of channels into weights",
         ),
         Component("pass/layout", 1, _CONV2D, "layouts of convolutions"),
+        Component(
+            "pass/kept_layouts",
+            2,
+            _of("convolution") - {"conv2d"},
+            "other convolutions channels first",
+        ),
         Component(
             "pass/merge_matmuls",
             1,
@@ -132,6 +139,12 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
             Component(f"importer/{name}", 2, kinds, f"ONNX's {name} rewritten or bound by name")
             for kinds, names in _REWRITTEN.items()
             for name in names.split()
+        ),
+        *(
+            Component(f"importer/{name}", 1, _ANY, f"ONNX's {name} in rare forms")
+            for name in (
+                "prelu reducel1 reducel2 reducelogsum reducemean reducesumsquare sign".split()
+            )
         ),
     ),
     "relay": (Component("relay/pipeline", 1, _ANY, "everything in a build with Relay"),),

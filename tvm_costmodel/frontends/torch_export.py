@@ -179,12 +179,13 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
     content = clean_archive(_existing(path))
     with _quiet():
         try:
-            return torch.export.load(io.BytesIO(content))
+            program: ExportedProgram = torch.export.load(io.BytesIO(content))
         except Exception as error:
             raise ModelFileError(
                 f"{path}: torch {torch.__version__} cannot read this program: {_first(error)}; "
                 "save it again with torch.export.save of this version"
             ) from error
+    return program
 
 
 def require_torch() -> None:
@@ -267,14 +268,14 @@ def _check_has_weights(program: ExportedProgram, label: str) -> None:
 
 
 def _imported(program: ExportedProgram, label: str) -> IRModule:
-    from tvm.relax.frontend.torch import from_exported_program
-
     from tvm_costmodel.frontends.relax.negative_indices import wrap_negative_indices
+    from tvm_costmodel.frontends.torch_importer import Importer
 
     with _quiet():
         try:
-            kept = without_empty_outputs(program)
-            mod = from_exported_program(kept, unwrap_unit_return_tuple=True)
+            mod = Importer.convert(without_empty_outputs(program))
+        except UnsupportedOperatorError as error:
+            raise UnsupportedOperatorError(f"{label}: {error}") from error
         except Exception as error:
             unsupported = re.search(r"Unsupported function types \[(.*)\]", str(error))
             if unsupported:

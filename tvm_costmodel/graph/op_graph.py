@@ -180,22 +180,7 @@ class OpGraph:
             GraphError: The text is no JSON, not a graph, of another schema version, or its
                 operators do not fit together.
         """
-        payload = serialization.parse(text)
-        return cls(
-            operators=tuple(
-                Operator(
-                    op=record.op,
-                    inputs=record.inputs,
-                    outputs=tuple(TensorType(shape, dtype) for shape, dtype in record.outputs),
-                    weights=tuple(TensorType(shape, dtype) for shape, dtype in record.weights),
-                    attrs=record.attrs,
-                    name=record.name,
-                )
-                for record in payload.operators
-            ),
-            outputs=payload.outputs,
-            name=payload.name,
-        )
+        return cls(*serialization.parse(text))
 
 
 def _refuse_edge(edge: Edge, output_counts: Sequence[int], reader: str) -> NoReturn:

@@ -219,8 +219,10 @@ def _weights_suffice(operator: Operator, weights: TensorType) -> bool:
     kernel = attrs.get("kernel", ())
     window = [n for n in kernel if isinstance(n, int)] if isinstance(kernel, tuple) else []
     groups = attrs.get("groups", 1)
-    stated = math.prod(n for n in (*counts, *window) if isinstance(n, int))
-    return isinstance(groups, int) and abs(stated) // max(1, groups) <= weights.elements
+    known = [n for n in counts if isinstance(n, int)]
+    if not isinstance(groups, int) or any(n % max(1, groups) for n in known if n != -1):
+        return False
+    return abs(math.prod(known + window)) // max(1, groups) <= weights.elements
 
 
 def _fits_window(

@@ -5,43 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from tvm_costmodel.bounded_reading import parse_json
 from tvm_costmodel.errors import GraphError
-
-if TYPE_CHECKING:
-    from tvm_costmodel.graph.types import Edge, Operator, TensorType
+from tvm_costmodel.graph.types import AttrValue, Edge, Operator, TensorType
 
 FORMAT = "tvm-costmodel.opgraph"
 VERSION = 1
+MAX_OPERATORS = 200_000
+"""Most operators of a graph that is read."""
 
 _LARGE = 1 << 62
 _MAX_ATTRIBUTE_DEPTH = 8
 
-Shape = tuple[int, ...]
+Types = tuple[TensorType, ...]
 
-
-@dataclass(frozen=True)
-class OperatorRecord:
-    """One operator as read: the fields of `Operator`, types as (shape, dtype)."""
-
-    op: str
-    inputs: tuple[tuple[int, int], ...]
-    outputs: tuple[tuple[Shape, str], ...]
-    weights: tuple[tuple[Shape, str], ...]
-    attrs: dict[str, Any]
-    name: str
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """A graph as read, before its operators are checked against each other."""
-
-    operators: tuple[OperatorRecord, ...]
-    outputs: tuple[tuple[int, int], ...]
-    name: str
+_CHECKED: dict[str, tuple[Types, Types, dict[str, AttrValue]]] = {}
+"""Outputs, weights and attributes as read, by their JSON: label sets repeat them often."""
+_MOST_CHECKED, _LONGEST_CHECKED = 1 << 14, 1 << 12
 
 
 def encode(operators: Sequence[Operator], outputs: Sequence[Edge], name: str = "") -> str:
@@ -119,8 +101,8 @@ def _dumps(payload: Any, what: str) -> str:
         ) from error
 
 
-def parse(text: str) -> GraphRecord:
-    """Reads canonical JSON into records.
+def parse(text: str) -> tuple[tuple[Operator, ...], tuple[Edge, ...], str]:
+    """Reads a graph's operators, outputs and name from canonical JSON.
 
     Raises:
         GraphError: The text is no JSON, no graph, of another version, or a field is missing or of
@@ -134,49 +116,76 @@ def parse(text: str) -> GraphRecord:
         ) from error
 
 
-def _graph(payload: Any) -> GraphRecord:
+def _graph(payload: Any) -> tuple[tuple[Operator, ...], tuple[Edge, ...], str]:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         got = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
         raise GraphError(
             f'this JSON is not a graph: "format" is {got!r}, not "{FORMAT}"; '
             "export the model with `tvm-costmodel export`"
         )
-    if payload.get("version") != VERSION:
+    if payload.get("version") != VERSION or payload["version"] is True:
         raise GraphError(
             f"the graph has schema version {payload.get('version')!r}, this package reads "
             f"{VERSION}: export the model again with `tvm-costmodel export`"
         )
     _check_keys(payload, {"format", "version", "operators", "outputs", "name"}, "the graph")
     operators = _list(payload.get("operators"), "operators")
-    return GraphRecord(
-        operators=tuple(_operator(item, i) for i, item in enumerate(operators)),
-        outputs=_edges(payload.get("outputs"), "the graph's outputs"),
-        name=_string(payload.get("name", ""), "the graph's name"),
+    if len(operators) > MAX_OPERATORS:
+        raise GraphError(
+            f"the graph has {len(operators)} operators, at most {MAX_OPERATORS} are read; export a "
+            "part of the network"
+        )
+    return (
+        tuple(_operator(item, i) for i, item in enumerate(operators)),
+        _edges(payload.get("outputs"), "the graph's outputs"),
+        _string(payload.get("name", ""), "the graph's name"),
     )
 
 
-def _operator(item: Any, i: int) -> OperatorRecord:
+def _operator(item: Any, i: int) -> Operator:
     where = f"operator {i}"
     if not isinstance(item, dict):
         _wrong(where, "an object", item)
-    _check_keys(item, {"op", "inputs", "outputs", "weights", "attrs", "name"}, where)
-    attrs = item.get("attrs", {})
-    if not isinstance(attrs, dict):
-        _wrong(f"attrs of {where}", "an object", attrs)
+    if not item.keys() <= _FIELDS:
+        _check_keys(item, _FIELDS, where)
     op = _string(item.get("op"), f"op of {where}")
     if not op:
         _wrong(f"op of {where}", "a name", op)
-    return OperatorRecord(
+    outputs, weights, attrs = _contents(item, where)
+    return Operator(
         op=op,
         inputs=_edges(item.get("inputs", []), f"inputs of {where}"),
-        outputs=_types(item.get("outputs"), f"outputs of {where}"),
-        weights=_types(item.get("weights", []), f"weights of {where}"),
-        attrs={key: _value(value, f"{key} of {where}") for key, value in attrs.items()},
+        outputs=outputs,
+        weights=weights,
+        attrs=dict(attrs),
         name=_string(item.get("name", ""), f"name of {where}"),
     )
 
 
-def _edges(items: Any, where: str) -> tuple[tuple[int, int], ...]:
+_FIELDS = {"op", "inputs", "outputs", "weights", "attrs", "name"}
+
+
+def _contents(item: dict[str, Any], where: str) -> tuple[Types, Types, dict[str, AttrValue]]:
+    """Outputs, weights and attributes of an operator."""
+    outputs, weights, attrs = item.get("outputs"), item.get("weights", []), item.get("attrs", {})
+    key = _shown((outputs, weights, attrs))
+    if found := _CHECKED.get(key):
+        return found
+    if not isinstance(attrs, dict):
+        _wrong(f"attrs of {where}", "an object", attrs)
+    checked = (
+        _types(outputs, f"outputs of {where}"),
+        _types(weights, f"weights of {where}"),
+        {name: _value(value, f"{name} of {where}") for name, value in attrs.items()},
+    )
+    if len(_CHECKED) >= _MOST_CHECKED:
+        _CHECKED.clear()
+    if len(key) <= _LONGEST_CHECKED:
+        _CHECKED[key] = checked
+    return checked
+
+
+def _edges(items: Any, where: str) -> tuple[Edge, ...]:
     edges = []
     for item in _list(items, where):
         if not isinstance(item, list) or len(item) != 2 or not all(map(_is_int, item)):
@@ -185,7 +194,7 @@ def _edges(items: Any, where: str) -> tuple[tuple[int, int], ...]:
     return tuple(edges)
 
 
-def _types(items: Any, where: str) -> tuple[tuple[Shape, str], ...]:
+def _types(items: Any, where: str) -> Types:
     types = []
     for item in _list(items, where):
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
@@ -193,16 +202,15 @@ def _types(items: Any, where: str) -> tuple[tuple[Shape, str], ...]:
         dtype, shape = item
         if not isinstance(shape, list) or not all(_is_int(n) and -1 <= n < _LARGE for n in shape):
             _wrong(where, "shapes of integers from -1 (dynamic) to below 2**62", shape)
-        types.append((tuple(shape), dtype))
+        types.append(TensorType(tuple(shape), dtype))
     return tuple(types)
 
 
 def _value(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, list) and depth < _MAX_ATTRIBUTE_DEPTH:
         return tuple(_value(item, where, depth + 1) for item in value)
-    if isinstance(value, dict) and set(value) == {"float"}:
-        if value["float"] in ("inf", "-inf", "nan"):
-            return float(value["float"])
+    if isinstance(value, dict) and value in ({"float": "inf"}, {"float": "-inf"}, {"float": "nan"}):
+        return float(value["float"])
     if isinstance(value, (float, str)) or (isinstance(value, int) and abs(value) < 2 * _LARGE):
         return value
     _wrong(where, "an int of 64 bits, float, str, bool or list of those", value)

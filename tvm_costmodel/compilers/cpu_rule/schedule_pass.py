@@ -127,7 +127,8 @@ class _PackArguments(PyExprMutator):
             plain = arguments[packing.parameter]
             key = (hash(plain), packing)
             if key not in self.cache:
-                self.cache[key] = relax.const(packing.pack(plain.value.numpy()))
+                values = packing.pack(plain.value.numpy())
+                self.cache[key] = relax.const(values, str(values.dtype))
             arguments[packing.parameter] = self.cache[key]
         args = [self.variables[name], relax.Tuple(arguments), *call.args[2:]]
         return Call(call.op, args, call.attrs, call.ty_args)

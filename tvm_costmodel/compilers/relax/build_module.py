@@ -26,6 +26,7 @@ from tvm_costmodel.compilers.relax.pass_pipeline import (
     graph_passes,
     machine_passes,
 )
+from tvm_costmodel.compilers.relax.shared_kernels import SharedKernels, named_by_content
 from tvm_costmodel.errors import BuildError
 from tvm_costmodel.frontends.onnx.rewrites import rewrites_of
 
@@ -187,7 +188,10 @@ def lower(
 
 
 def build(
-    mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConfig | None = None
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    config: PipelineConfig | None = None,
+    shared: SharedKernels | None = None,
 ) -> BuildResult:
     """Compiles a network for a CPU.
 
@@ -195,6 +199,8 @@ def build(
         mod: A Relax module with its weights bound as constants.
         target: An LLVM target, see ``cpu_target``.
         config: Graph-level decisions; the default ones where absent.
+        shared: Kernels of earlier builds for this target, which grow by those of this one. The
+            library then names kernels by their content, not as the result does.
 
     Raises:
         BuildError: A stage failed; the message names it.
@@ -203,9 +209,13 @@ def build(
     lowered = _lower(mod, target, config or PipelineConfig(), seconds)
     with target, tvm.transform.PassContext(opt_level=3):
         with build_stage("virtual machine", seconds):
-            final = tvm.transform.Sequential(machine_passes(target))(lowered.mod)
+            named = lowered.mod if shared is None else named_by_content(lowered.mod)
+            final = tvm.transform.Sequential(machine_passes(target))(named)
         with build_stage("code generation", seconds):
-            executable = tvm.relax.build(final, target, relax_pipeline=None)
+            if shared is None:
+                executable = tvm.relax.build(final, target, relax_pipeline=None)
+            else:
+                executable = shared.link(final, target)
     return BuildResult(
         executable, lowered.kernels, lowered.unscheduled, seconds, lowered.components
     )

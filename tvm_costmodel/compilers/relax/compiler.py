@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tvm_costmodel.compilers.compiler import PipelineDescription, TensorSpec
@@ -87,6 +88,15 @@ class RelaxCompiler:
         from tvm_costmodel.compilers.relax.build_module import build
 
         return build(module, target, config)
+
+    def variant_builder(self) -> Callable[..., BuildResult]:
+        """A `build` for variants of one network, which compiles equal kernels once."""
+        if type(self).build is not RelaxCompiler.build:
+            return self.build  # of a compiler of one's own
+        from tvm_costmodel.compilers.relax.build_module import build
+        from tvm_costmodel.compilers.relax.shared_kernels import SharedKernels
+
+        return partial(build, shared=SharedKernels())
 
     def input_specs(self, module: tvm.IRModule) -> list[TensorSpec]:
         """(shape, dtype) of each parameter of ``main``."""

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm_costmodel.compilers.cpu_rule import RULE_VERSION, CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.plan.kernel_decision import KernelDecision
@@ -45,7 +45,7 @@ class PipelineConfig(JsonConfig):
     """
 
     title = "the pipeline's config"
-    stored_names = {"merge_matmuls": "join_products"}  # keys are hashes of stored names
+    stored_names: ClassVar = {"merge_matmuls": "join_products"}  # keys are hashes of stored names
 
     layout: str = "NHWC"
     fuse: bool = True

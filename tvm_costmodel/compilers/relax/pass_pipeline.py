@@ -144,7 +144,7 @@ def graph_passes(config: PipelineConfig, note: Note = _unnoted) -> list[tvm.tran
     ]
     if config.layout != "NCHW" or config.stage_layouts:
         stages = dict(config.stage_layouts)
-        passes.append(convert_layouts(config.layout, stages, lambda: note("pass/layout")))
+        passes.append(convert_layouts(config.layout, stages, note))
     passes += [decompose_for_inference(), fold_constants(note)]
     if config.cancel_transposes:
         passes.append(sink_transposes(note))
@@ -173,7 +173,7 @@ def fusion_passes(config: PipelineConfig) -> list[tvm.transform.Pass]:
     passes = [transform.LegalizeOps(), transform.AnnotateTIROpPattern()]
     if config.fuse:
         passes += [fuse_operators(config.fuse_depth), transform.FuseTIR()]
-    return passes + [transform.DeadCodeElimination()]
+    return [*passes, transform.DeadCodeElimination()]
 
 
 def machine_passes(target: tvm.target.Target) -> list[tvm.transform.Pass]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,10 @@ class RelayCompiler:
         from tvm_costmodel.compilers.relay.build_module import build
 
         return build(module, target, config)
+
+    def variant_builder(self) -> Callable[..., BuildResult]:
+        """`build` itself."""
+        return self.build
 
     def input_specs(self, module: tvm.IRModule) -> list[TensorSpec]:
         """(shape, dtype) of each parameter of ``main``."""

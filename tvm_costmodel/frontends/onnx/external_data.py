@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import onnx
@@ -32,7 +33,7 @@ def check_external_data(model: onnx.ModelProto, folder: Path, label: str) -> Non
         if not location.is_file():
             missing[entry.location] = None
             continue
-        end = int(entry.offset or 0) + int(entry.length or 0)
+        end = int(entry.offset or 0) + int(entry.length or math.prod(tensor.dims) > 0)
         if location.stat().st_size < end:
             raise ModelFileError(
                 f"{label}: {entry.location} holds {location.stat().st_size} bytes where the "
@@ -60,9 +61,13 @@ def _external_entry(tensor: onnx.TensorProto, label: str) -> external_data_helpe
     """Where a weight's values are; raises ModelFileError where that is no place in a file."""
     try:
         entry = external_data_helper.ExternalDataInfo(tensor)
-        if entry.location and min(int(entry.offset or 0), int(entry.length or 0)) >= 0:
+        if (
+            entry.location
+            and "\0" not in entry.location
+            and min(int(entry.offset or 0), int(entry.length or 0)) >= 0
+        ):
             return entry
-        fault = "a place before its file's start" if entry.location else "no file"
+        fault = f"no place in a file ({entry.location[:100]!r} from {entry.offset or 0})"
     except (TypeError, ValueError) as error:
         fault = f"no number ({str(error)[:100]})"
     raise ModelFileError(

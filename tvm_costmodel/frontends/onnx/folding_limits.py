@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tvm_costmodel.bounded_reading import MAX_DEPTH
 from tvm_costmodel.errors import ModelFileError
-from tvm_costmodel.frontends.onnx.operators.editor import branches_of
+from tvm_costmodel.frontends.onnx.operators.editor import branches_of, node_name
 from tvm_costmodel.isolation import ChildFailure, Limits, in_fork
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,17 @@ MAX_INVENTED_BYTES = 1 << 30
 """Most bytes of weights that are filled in because the file has none."""
 MAX_EXTENT = 1 << 40
 MAX_RANK = 32
+MAX_ELEMENTS = 1 << 48
 MAX_NODES = 200_000
 """Most nodes that functions of a model unfold to."""
 
+_FAULT = "tvm_costmodel.inference_fault"
+_NODE_FAULT = re.compile(
+    r"\(op_type:(\w+)(?:, node name: ([^\n]*?))?\): \[ShapeInferenceError\] ([^\n(]*)"
+)
+_DECLARED = "Inferred shape and existing shape differ"
+_READ_OTHERWISE = ("BatchNormalization", "MeanVarianceNormalization")
+"""Operators in training form, or with a function body that ONNX itself cannot infer."""
 _ITEM = 4  # bytes of an element; a double counts as one of half the size
 _SHAPED_BY = {"ConstantOfShape": 0, "Expand": 1, "RandomNormal": 0}
 _KEEPS = frozenset(
@@ -91,7 +100,7 @@ def infer_types(skeleton: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises:
         ModelFileError: Inference crashes, does not end or takes all memory, or a value has more
-            than `MAX_RANK` axes.
+            than `MAX_RANK` axes or `MAX_ELEMENTS` elements.
     """
     constants = {tensor.name: tensor for tensor in skeleton.graph.initializer}
     counts = {name: _product(tensor.dims) for name, tensor in constants.items()}
@@ -99,30 +108,56 @@ def infer_types(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     long = [i for i, node in enumerate(nodes) if _is_long(node, constants, counts)]
     for i in reversed(long):
         del nodes[i]
-    content = skeleton.SerializeToString()
+    for node in nodes:
+        node.name = node_name(node)
+    content = bytes(skeleton.SerializeToString())
     limits = Limits(memory_bytes=(1 << 30) + 16 * len(content), seconds=30.0 + len(content) / 1e6)
 
     def infer() -> bytes:
-        try:
-            inferred = shape_inference.infer_shapes(content, data_prop=True)
-        except Exception as error:  # it raises errors of many kinds
-            logger.debug("shape inference: %s", error)
-            return content
+        try:  # it raises errors of many kinds
+            inferred = shape_inference.infer_shapes(content, strict_mode=True, data_prop=True)
+        except Exception as error:
+            fault = str(error)
+            logger.debug("shape inference: %s", fault)
+            try:
+                inferred = shape_inference.infer_shapes(content, data_prop=True)
+            except Exception:
+                inferred = onnx.ModelProto.FromString(content)
+            inferred.metadata_props.add(key=_FAULT, value=fault)
         return bytes(inferred.SerializeToString())
 
     try:
-        inferred = onnx.ModelProto.FromString(in_fork(infer, limits))
+        inferred: onnx.ModelProto = onnx.ModelProto.FromString(in_fork(infer, limits))
     except ChildFailure as error:
         raise ModelFileError(
             f"ONNX's shape inference does not bear this model: {error}; export it again"
         ) from None
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        if len(value.type.tensor_type.shape.dim) > MAX_RANK:
+    graph = inferred.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        elements = _product(dim.dim_value or 1 for dim in dims)
+        if len(dims) > MAX_RANK or elements > MAX_ELEMENTS:
+            much = f"{len(dims)} axes" if len(dims) > MAX_RANK else f"{elements:.0e} elements"
             raise ModelFileError(
-                f"{value.name} has {len(value.type.tensor_type.shape.dim)} axes, at most "
-                f"{MAX_RANK} are read; export the model with fewer"
+                f"{value.name[:100]} has {much}; values of at most {MAX_RANK} axes and "
+                "2**48 elements are read, export the model with fewer"
             )
     return inferred
+
+
+def inference_fault(inferred: onnx.ModelProto) -> tuple[str, str, str] | None:
+    """What ONNX's shape inference found wrong with a node: its operator, name and the fault.
+
+    Args:
+        inferred: What `infer_types` returned.
+    """
+    text = next((entry.value for entry in inferred.metadata_props if entry.key == _FAULT), "")
+    if _DECLARED in text:
+        return None  # shapes that the file declares are wrong, and so may be what follows from them
+    for operator, name, fault in _NODE_FAULT.findall(text):
+        if not fault.startswith("Infer") and operator not in _READ_OTHERWISE:
+            return operator, name, fault.strip().rstrip(".")
+    return None
 
 
 def check_functions(model: onnx.ModelProto, label: str) -> None:

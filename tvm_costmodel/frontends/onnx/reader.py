@@ -25,7 +25,7 @@ from onnx import external_data_helper
 
 from tvm_costmodel.errors import CostModelError, ModelFileError, UnsupportedOperatorError
 from tvm_costmodel.frontends.onnx.external_data import check_external_data
-from tvm_costmodel.frontends.onnx.operators.editor import branches_of
+from tvm_costmodel.frontends.onnx.operators.editor import branches_of, node_name
 from tvm_costmodel.frontends.onnx.simplify import clean
 from tvm_costmodel.frontends.onnx.weights import (
     check_weights_defined,
@@ -92,7 +92,7 @@ def load_onnx(
     _check_has_graph(proto, label)
     try:
         return _cleaned(proto, shapes or {}, weights, label, supported)
-    except CostModelError:
+    except (CostModelError, ImportError):
         raise
     except Exception as error:  # names that are no text, fields of wrong kinds: a damaged file
         raise ModelFileError(
@@ -337,7 +337,7 @@ def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...], label: str) -
 
 
 def _dims(value: onnx.ValueInfoProto) -> Sequence[Any]:
-    return value.type.tensor_type.shape.dim
+    return value.type.tensor_type.shape.dim  # type: ignore[no-any-return]
 
 
 def _is_static(value: onnx.ValueInfoProto) -> bool:
@@ -368,26 +368,28 @@ def _supported_by_relax() -> Collection[str]:
     return supported_operators()
 
 
-def _operators(model: onnx.ModelProto) -> set[tuple[str, str]]:
-    """Domain and name of each operator that is no function of the model's own."""
+def _operators(model: onnx.ModelProto) -> dict[tuple[str, str], str]:
+    """A node of each operator, by domain and name, that is no function of the model's own."""
     own = {(function.domain, function.name) for function in model.functions}
-    return {(node.domain, node.op_type) for node in _all_nodes(model.graph)} - own
+    nodes = [(node.domain, node.op_type, node_name(node)) for node in _all_nodes(model.graph)]
+    return {(domain, op): name for domain, op, name in nodes if (domain, op) not in own}
 
 
 def _check_operators(
-    operators: set[tuple[str, str]], label: str, supported: Collection[str]
+    operators: Mapping[tuple[str, str], str], label: str, supported: Collection[str]
 ) -> None:
-    """Raises UnsupportedOperatorError that lists every operator the importer does not know."""
-    unsupported: set[str] = set()
-    for domain, name in operators:
+    """Raises UnsupportedOperatorError that lists every operator that the importer lacks."""
+    unsupported: dict[str, str] = {}
+    for (domain, name), node in operators.items():
         standard = domain in ("", "ai.onnx")
         microsoft = domain == "com.microsoft" and name in _MICROSOFT_OPS
-        if not ((standard or microsoft) and name in supported):
-            unsupported.add(name if standard else f"{domain}::{name}")
-    if unsupported:
+        if not (name in supported and (standard or microsoft)):
+            unsupported[name if standard else f"{domain}::{name}"] = f'"{node}"'
+    if names := sorted(unsupported):
         raise UnsupportedOperatorError(
-            f"{label}: TVM's ONNX importer has no {', '.join(sorted(unsupported))}; export the "
-            "model without them (an LSTM or GRU unrolled, custom operators as standard ones)"
+            f"{label}: TVM's ONNX importer has no {', '.join(names)} (node "
+            f"{', '.join(map(unsupported.__getitem__, names))}); export the model without them "
+            "(an LSTM or GRU unrolled, custom operators as standard ones)"
         )
 
 

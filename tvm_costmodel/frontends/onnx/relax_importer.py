@@ -170,7 +170,9 @@ def _pad(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     widths = attrs.get("pads", attrs.get("paddings")) if operand is None else _constant(operand)
     value = np.asarray(attrs.get("value", 0.0)) if filler is None else _constant(filler)
     chosen = range(x.ty.ndim) if axes is None else _constant(axes)
-    if not mode or widths is None or value is None or chosen is None:
+    if widths is None or value is None or chosen is None:
+        raise ValueError("its widths, value or axes are computed at run time")
+    if not mode:
         return None
     if mode == "constant" and operand is None and filler is None and "pads" not in attrs:
         return None
@@ -181,6 +183,8 @@ def _pad(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     if min(pairs) < 0:
         x, pairs = _cut(bb, x, pairs)
     if not _pads_within(x, pairs, mode):
+        if mode == "reflect":
+            raise ValueError("it reflects more than the tensor holds")
         return None
     return relax.op.nn.pad(x, pairs, mode, float(value.reshape(-1)[0]) if value.size else 0.0)
 
@@ -232,7 +236,12 @@ def _isinf(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
 
 
 def _einsum(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
-    return relax.op.einsum([inputs[i] for i in range(len(inputs))], attrs["equation"].decode())
+    operands = [inputs[i] for i in range(len(inputs))]
+    equation = attrs["equation"].decode().replace(" ", "")
+    # NumPy checks what TVM does not, on operands that take no memory.
+    shapes = [[int(extent) for extent in x.ty.shape] for x in operands]
+    np.einsum_path(equation, *(np.broadcast_to(np.int8(0), shape) for shape in shapes))
+    return relax.op.einsum(operands, equation)
 
 
 def _tile(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -251,9 +260,10 @@ def _gather(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
         return None
     values, dtype = _constant(indices), str(indices.ty.dtype)
     if values is not None:
-        return relax.op.take(
-            table, relax.const(np.where(values < 0, values + extent, values)), axis
-        )
+        wrapped = np.where(values < 0, values + extent, values)
+        if wrapped.size and not 0 <= wrapped.min() <= wrapped.max() < extent:
+            raise ValueError(f"an index lies outside of the {extent} along axis {axis}")
+        return relax.op.take(table, relax.const(wrapped), axis)
     negative = bb.normalize(relax.op.less(indices, relax.const(0, dtype)))
     wrapped = bb.normalize(relax.op.add(indices, relax.const(extent, dtype)))
     return relax.op.take(table, bb.normalize(relax.op.where(negative, wrapped, indices)), axis)
@@ -330,6 +340,26 @@ def _upsample(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any
     )
 
 
+def _slice(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Slice before operator set 10, whose bounds are attributes."""
+    x, starts = inputs[0], attrs.get("starts")
+    if starts is None:
+        return None
+    axes = [int(axis) % x.ty.ndim for axis in attrs.get("axes", range(len(starts)))]
+    return relax.op.strided_slice(x, axes, list(starts), list(attrs["ends"]))
+
+
+def _topk(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
+    """TopK in order, which also suits who asks for none."""
+    operand = _operand(inputs, 1)
+    count = np.asarray(attrs.get("k", 1)) if operand is None else _constant(operand)
+    if count is None:
+        raise ValueError("how many it takes is computed at run time")
+    axis, largest = int(attrs.get("axis", -1)), bool(attrs.get("largest", 1))
+    k = int(count.reshape(-1)[0])
+    return relax.op.topk(inputs[0], k, axis, ret_type="both", largest=largest, dtype="int64")
+
+
 def _softmax(bb: relax.BlockBuilder, inputs: Any, attrs: dict[str, Any]) -> Any:
     """Softmax over the last axis, the same in every opset, without reshapes around it."""
     rank = inputs[0].ty.ndim
@@ -351,8 +381,10 @@ CONVERTERS: dict[str, Converter] = {
     "Min": _fold(relax.op.minimum),
     "Pad": _pad,
     "Resize": _upsample,
+    "Slice": _slice,
     "Softmax": _softmax,
     "Sum": _fold(relax.op.add),
     "Tile": _tile,
+    "TopK": _topk,
     "Upsample": _upsample,
 }

@@ -13,6 +13,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -153,10 +154,14 @@ def run_onnxslim(model: onnx.ModelProto) -> None:
     with stripped weights they are equal by accident only.
 
     The first import of onnxslim and that of TVM, which comes next, each take a second: they are
-    made at the same time, onnxslim's in the child. Later ones find it in this process.
+    made at the same time, onnxslim's in the child. Later ones find it in this process, and
+    ONNX Runtime, which it imports where there is one.
     """
     if "tvm" in sys.modules:
         import onnxslim  # noqa: F401
+
+        with suppress(ImportError):
+            import onnxruntime  # noqa: F401
     skeleton, large = detach_large_weights(model)
 
     def slim() -> bytes:
@@ -306,7 +311,7 @@ def _evaluate(
     values: Any = ReferenceEvaluator(model).run(None, feeds)
     if not all(isinstance(value, (np.ndarray, np.generic)) for value in values):
         raise TypeError("a result is no tensor")
-    return values
+    return list(values)
 
 
 def _shape_constant(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:

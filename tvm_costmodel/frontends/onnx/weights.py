@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_costmodel.errors import ModelFileError
 from tvm_costmodel.frontends.onnx.folding_limits import check_invented
+from tvm_costmodel.frontends.onnx.operators.editor import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def _move_missing_constants(graph: onnx.GraphProto, label: str) -> None:
 
 
 def check_weights_defined(model: onnx.ModelProto, label: str) -> None:
-    """Raises ModelFileError where nodes name weights that are nowhere in the file.
+    """Raises ModelFileError where weights are nowhere in the file, or a name stands for two values.
 
     An input that serves as a weight, such as the filter of a tracker's second image, is an input
     and stays one: only an initialiser without values says that a weight was stripped.
@@ -138,9 +139,19 @@ def check_weights_defined(model: onnx.ModelProto, label: str) -> None:
         label: Its name in messages.
 
     Raises:
-        ModelFileError: Neither the values nor the shape of a weight are in the file.
+        ModelFileError: Neither the values nor the shape of a weight are in the file, or a node's
+            result has the name of another value.
     """
     graph = model.graph
+    given = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in given:
+                raise ModelFileError(
+                    f'{label}: node "{node_name(node)}" ({node.op_type}) makes {name[:100]}, which '
+                    "is the name of another value too, so it is damaged; export it again"
+                )
+            given.add(name)
     defined = {tensor.name for tensor in graph.initializer}
     defined.update(tensor.values.name for tensor in graph.sparse_initializer)
     defined.update(name for node in graph.node for name in node.output)
@@ -167,6 +178,11 @@ def _names_read_only_as_weights(graph: onnx.GraphProto) -> set[str]:
 def _is_missing(tensor: TensorProto, label: str) -> bool:
     """Whether a tensor has a shape but no values; raises ModelFileError for a partial one."""
     elements = math.prod(tensor.dims)
+    if min(tensor.dims, default=0) < 0:
+        raise ModelFileError(
+            f"{label}: weight {tensor.name[:100]} has the shape {list(tensor.dims)}, which no "
+            "tensor has, so the file is damaged; export it again"
+        )
     if elements == 0 or tensor.data_type == TensorProto.STRING:
         return False
     external = tensor.data_location == TensorProto.EXTERNAL
@@ -177,10 +193,10 @@ def _is_missing(tensor: TensorProto, label: str) -> bool:
         field = helper.tensor_dtype_to_field(tensor.data_type)
         stored = 0 if external else len(getattr(tensor, field))
         needed = stored and elements
-    if stored and stored < needed:
+    if stored and (stored < needed or (tensor.HasField("raw_data") and stored > needed)):
         raise ModelFileError(
-            f"{label}: weight {tensor.name} has fewer values than its shape "
-            f"{list(tensor.dims)} asks for, so the file is damaged; export it again"
+            f"{label}: weight {tensor.name} has {'fewer' if stored < needed else 'more'} values "
+            f"than its shape {list(tensor.dims)} asks for, so the file is damaged; export it again"
         )
     return not stored
 
@@ -264,7 +280,7 @@ def _fan_in(shape: tuple[int, ...], node: onnx.NodeProto) -> int:
         return math.prod(shape[1:])
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if node.op_type == "ConvTranspose":
-        return shape[0] // max(1, attributes.get("group", 1)) * math.prod(shape[2:])
+        return shape[0] // max(1, int(attributes.get("group", 1))) * math.prod(shape[2:])
     if node.op_type == "Gemm" and attributes.get("transB", 0):
         return shape[-1]
     return shape[-2]

@@ -182,7 +182,7 @@ def _extents(layout: str, type_: TensorType) -> dict[str, int]:
 
 def _both_sides(padding: Any, spatial: int) -> tuple[int, ...]:
     """(before..., after...) of each spatial axis from Relax's one, ``spatial`` or twice as many."""
-    padding = padding if isinstance(padding, tuple) else (padding,)
-    if len(padding) == 1:
-        return padding * (2 * spatial)
-    return padding * 2 if len(padding) == spatial else padding
+    sides: tuple[int, ...] = padding if isinstance(padding, tuple) else (padding,)
+    if len(sides) == 1:
+        return sides * (2 * spatial)
+    return sides * 2 if len(sides) == spatial else sides

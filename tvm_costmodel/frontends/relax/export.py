@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,8 @@ class _Reader:
             return self._types[index]
         operator = self._operator_id[producer]
         if operator == WEIGHT:
-            return self._types[self._outputs[producer][index]]
+            index = self._outputs[producer][index]
+            return self._types[index]
         return operator, index
 
     def _type_of(self, source: Edge | TensorType) -> TensorType:
@@ -216,4 +218,4 @@ def _rows(start: Any, column: Any) -> list[list[Any]]:
 
 
 def _pairs(bounds: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(bounds, bounds[1:], strict=False)
+    return itertools.pairwise(bounds)

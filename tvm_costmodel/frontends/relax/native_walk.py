@@ -65,7 +65,7 @@ def _extension() -> Any:
 @functools.lru_cache(maxsize=1)
 def _load() -> tuple[Any, str]:
     """(the loaded extension or None, why it is None)."""
-    rebuild = "install again with a C++17 compiler at hand: pip install -e . --no-build-isolation"
+    rebuild = "install tvm-costmodel from its source, with a C++17 compiler at hand: pip install ."
     if not LIBRARY.exists():
         return None, f"the native extension was not built ({LIBRARY} is missing): {rebuild}"
     try:

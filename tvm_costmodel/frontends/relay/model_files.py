@@ -82,13 +82,6 @@ def onnx_to_relay(
     return import_cleaned(cleaned, model_label(model), _convert)
 
 
-def onnx_to_relay_graph(
-    model: OnnxSource, shapes: Shapes | None = None, *, weights: Weights = "file"
-) -> OpGraph:
-    """Reads an ONNX model as an `OpGraph` through Relay; see `onnx_to_relay`."""
-    return from_relay(onnx_to_relay(model, shapes, weights=weights))
-
-
 def _supported_operators() -> Collection[str]:
     importer: Any = importlib.import_module("tvm.relay.frontend.onnx")
     newest = importlib.import_module("onnx").defs.onnx_opset_version()

@@ -85,7 +85,7 @@ def uses(expr: Expr, variable: Var) -> bool:
 
 def is_variable(expr: Expr, variable: Var) -> bool:
     """Whether an expression is that variable alone."""
-    return expr.same_as(variable)
+    return bool(expr.same_as(variable))
 
 
 def rewrite(expr: Expr, values: Mapping[Var, Expr], on_load: LoadRewrite | None = None) -> Expr:

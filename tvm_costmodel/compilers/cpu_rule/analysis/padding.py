@@ -113,7 +113,7 @@ def match_padding(sch: s_tir.Schedule, name: str) -> Padding | None:
         before.append(int(shift.value))
     source = [int(d) for d in load.source.ty.shape]
     target = [int(d) for d in store.buffer.ty.shape]
-    fits = all(0 <= b and b + s <= t for b, s, t in zip(before, source, target, strict=True))
+    fits = all(b >= 0 and b + s <= t for b, s, t in zip(before, source, target, strict=True))
     if not fits or source == target:
         return None
     bounds = _bounds(store.value.args[0], axes)
@@ -133,10 +133,9 @@ def _bounds(condition: Expr, axes: list[Var]) -> set[tuple[int, str, int]] | Non
         left, right = _bounds(condition.a, axes), _bounds(condition.b, axes)
         return None if left is None or right is None else left | right
     for d, axis in enumerate(axes):
-        if isinstance(condition, tirx.LE) and is_variable(condition.b, axis):
-            if isinstance(condition.a, tirx.IntImm):
-                return {(d, "low", int(condition.a.value))}
-        if isinstance(condition, tirx.LT) and is_variable(condition.a, axis):
-            if isinstance(condition.b, tirx.IntImm):
-                return {(d, "high", int(condition.b.value))}
+        a, b = condition.a, condition.b
+        if isinstance(condition, tirx.LE) and is_variable(b, axis) and isinstance(a, tirx.IntImm):
+            return {(d, "low", int(a.value))}
+        if isinstance(condition, tirx.LT) and is_variable(a, axis) and isinstance(b, tirx.IntImm):
+            return {(d, "high", int(b.value))}
     return None

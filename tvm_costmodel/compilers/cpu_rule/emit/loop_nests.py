@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 from tvm import s_tir, tirx
@@ -237,7 +238,7 @@ def _segments(
 ) -> list[tuple[list[Axis], BufferStore]]:
     edges = [0, *points, axis.extent]
     segments: list[tuple[list[Axis], BufferStore]] = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         if high - low == 1:
             segments.append(([], substitute_store(store, {axis.var: constant(low)})))
             continue

@@ -37,6 +37,8 @@ class View:
         lanes_first: Whether the loop over lane pieces is outside the other spatial loops.
         unrolled: Reduction axes to unroll.
         panel: How the right operand is read, where not in place.
+        staged: Whether sums go through memory to a loop that finishes one vector after the other.
+            Unrolled, long arithmetic of all vectors is interleaved, and its values are spilled.
     """
 
     row: Axis
@@ -46,6 +48,7 @@ class View:
     lanes_first: bool = True
     unrolled: tuple[Axis, ...] = ()
     panel: Panel | None = None
+    staged: bool = False
 
 
 class TileEmitter:
@@ -55,19 +58,26 @@ class TileEmitter:
         self.contraction, self.view, self.panel, self.cores = contraction, view, panel, cores
         tile = view.tile
         self.row_piece, self.lane_piece = index_variable("rows"), index_variable("lanes")
-        self.accumulators = tirx.decl_buffer(
-            (tile.rows.vectors, tile.lanes.size), contraction.dtype, "held", scope="local"
-        )
+        shape = (tile.rows.vectors, tile.lanes.size)
+        self.accumulators = tirx.decl_buffer(shape, contraction.dtype, "held", scope="local")
+        self.staged = tirx.decl_buffer(shape, contraction.dtype, "staged", scope="local")
 
     def build(self) -> tirx.Stmt:
         """Returns the loops that compute the whole output."""
         tile, view = self.view.tile, self.view
+        finish = [self._tile_loops(lambda *place: self._finish(self.accumulators, *place))]
+        if view.staged:
+            finish = [
+                tirx.AllocBuffer(self.staged),
+                self._tile_loops(self._stage),
+                self._tile_loops(lambda *place: self._finish(self.staged, *place), SERIAL),
+            ]
         body = tirx.SeqStmt(
             [
                 tirx.AllocBuffer(self.accumulators),
                 self._tile_loops(self._zero),
                 self._reduction(),
-                self._tile_loops(self._finish),
+                *finish,
             ]
         )
         lanes = (self.lane_piece, tile.lanes.pieces)
@@ -95,14 +105,15 @@ class TileEmitter:
         levels = [*((lead[a.var], a.extent) for a in panel.lead), (piece, cut.pieces)]
         return spread(levels, body, self.cores) if self.cores > 1 else nest(levels, body)
 
-    def _tile_loops(self, statement: Callable[[Var, Var, Var], tirx.Stmt]) -> tirx.Stmt:
+    def _tile_loops(
+        self, statement: Callable[[Var, Var, Var], tirx.Stmt], kind: tirx.ForKind = UNROLLED
+    ) -> tirx.Stmt:
         tile = self.view.tile
         row, vector, lane = (index_variable(n) for n in ("row", "vector", "lane"))
         body = statement(row, vector, lane)
-        kind = VECTORISED if tile.lanes.width > 1 else SERIAL
-        body = loop(lane, tile.lanes.width, body, kind)
-        body = loop(vector, tile.lanes.vectors, body, UNROLLED)
-        return loop(row, tile.rows.vectors, body, UNROLLED)
+        body = loop(lane, tile.lanes.width, body, VECTORISED if tile.lanes.width > 1 else SERIAL)
+        body = loop(vector, tile.lanes.vectors, body, kind)
+        return loop(row, tile.rows.vectors, body, kind)
 
     def _place(self, row: Var, vector: Var, lane: Var) -> list[Expr]:
         return [row, vector * constant(self.view.tile.lanes.width) + lane]
@@ -154,13 +165,17 @@ class TileEmitter:
             body = loop(axis.var, axis.extent, body, kind)
         return body
 
-    def _finish(self, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
+    def _stage(self, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
+        place = self._place(row, vector, lane)
+        return tirx.BufferStore(self.staged, tirx.BufferLoad(self.accumulators, place), place)
+
+    def _finish(self, sums: Var, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
         values = self._values(row, vector, lane)
         place = self._place(row, vector, lane)
 
         def on_load(load: TensorLoad, indices: list[Expr]) -> Expr:
             if load.source.same_as(self.contraction.accumulator):
-                return tirx.BufferLoad(self.accumulators, place)
+                return tirx.BufferLoad(sums, place)
             return tirx.BufferLoad(load.source, indices)
 
         store = self.contraction.store

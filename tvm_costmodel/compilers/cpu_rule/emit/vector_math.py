@@ -7,7 +7,7 @@ polynomials over the whole vector, accurate to a few units in the last place of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tvm import s_tir, tirx
 from tvm.ir import Call, Expr
@@ -22,9 +22,7 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import (
 
 _VECTOR_FORMS = ("tirx.exp", "tirx.tanh", "tirx.erf", "tirx.sigmoid", "tirx.pow")
 # Arguments are clamped to these; beyond them exp is 0 and infinite in any case.
-_EXP_LOW, _EXP_HIGH = -88.0, 89.0
-# Bits of the least normal number, of infinity, and where the exponent begins.
-_LEAST_NORMAL, _INFINITY, _EXPONENT = 0x00800000, 0x7F800000, 1 << 23
+_EXP_LOW, _EXP_HIGH = -87.5, 89.0
 _LOG2E = 1.44269504088896341
 # ln 2 in two parts, so that n * ln 2 is exact enough
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
@@ -92,8 +90,8 @@ def _integer(value: int) -> tirx.IntImm:
 def exp(x: Expr) -> Expr:
     """The exponential, as a power of two times that of a remainder within half of ln 2.
 
-    Results below the least normal number (1.18e-38) are 0, those that overflow are infinite, and
-    NaN stays NaN.
+    Results below 1.7e-38 (twice the least normal number, less rounding) are 0, those that overflow
+    are infinite, and NaN stays NaN.
     """
 
     def scaled(x: Expr) -> Expr:
@@ -102,25 +100,16 @@ def exp(x: Expr) -> Expr:
 
             def polynomial(r: Expr) -> Expr:
                 value = _horner(r, _EXP) * (r * r) + r + _real(1.0)
-                # The power of two goes to the exponent's bits: 2**128 alone is no float32.
-                bits = tirx.reinterpret("int32", value)
-                return bits + tirx.Cast("int32", n) * _integer(_EXPONENT)
+                # 2**128 is no float32: half of the power, in the exponent's bits, times twice the
+                # rest. The bits are 0 at the lower clamp, and so is the product.
+                half = (tirx.Cast("int32", n) + _integer(126)) << _integer(23)
+                return _bound(value, lambda v: (v + v) * tirx.reinterpret("float32", half))
 
             return _bound(r, polynomial)
 
         return _bound(tirx.floor(x * _real(_LOG2E) + _real(0.5)), reduced)
 
-    def finished(bits: Expr) -> Expr:
-        normal = tirx.Min(bits, _integer(_INFINITY))
-        flushed = tirx.Select(tirx.LT(bits, _integer(_LEAST_NORMAL)), _integer(0), normal)
-        return tirx.reinterpret("float32", flushed)
-
-    def value(x: Expr) -> Expr:
-        clamped = tirx.Min(tirx.Max(x, _real(_EXP_LOW)), _real(_EXP_HIGH))  # a number, also of NaN
-        result = _bound(_bound(clamped, scaled), finished, "int32")
-        return tirx.Select(tirx.isnan(x), x, result)
-
-    return _bound(x, value)
+    return _bound(x, lambda x: _bound(_clamp(x, _EXP_LOW, _EXP_HIGH), scaled))
 
 
 def _rational(top: tuple[float, ...], bottom: tuple[float, ...]) -> Callable[[Expr], Expr]:
@@ -248,14 +237,16 @@ def expand_statement(stmt: Stmt, replaced: set[str]) -> Stmt:
     return stmt
 
 
+def calls_library(expr: Expr, names: Sequence[str] = _VECTOR_FORMS) -> bool:
+    """Whether an expression calls something that has a vector form."""
+    calls = (node for node in walk(expr) if isinstance(node, Call))
+    return any(getattr(node.op, "name", "") in names for node in calls)
+
+
 def has_library_calls(stmt: Stmt) -> bool:
     """Whether a store below a statement calls something that has a vector form."""
     if isinstance(stmt, tirx.BufferStore):
-        return any(
-            getattr(node.op, "name", "") in _VECTOR_FORMS
-            for node in walk(stmt.value)
-            if isinstance(node, Call)
-        )
+        return calls_library(stmt.value)
     if isinstance(stmt, tirx.SeqStmt):
         return any(has_library_calls(part) for part in stmt.seq)
     if isinstance(stmt, s_tir.stmt.SBlockRealize):

@@ -68,9 +68,9 @@ def group_size(contraction: Contraction, lane: Axis) -> int:
     """Lanes that share their data in a grouped convolution; 0 where there are no groups."""
     for index in contraction.left.indices:
         for node in walk(index):
-            if isinstance(node, tirx.FloorDiv) and uses(node.a, lane.var):
-                if is_variable(node.a, lane.var) and isinstance(node.b, tirx.IntImm):
-                    return int(node.b.value)
+            divided = isinstance(node, tirx.FloorDiv) and is_variable(node.a, lane.var)
+            if divided and isinstance(node.b, tirx.IntImm):
+                return int(node.b.value)
     return 0
 
 
@@ -154,6 +154,32 @@ def choose_rows(
     alone = [a for a in others if not depends(other, a)]
     chosen = [a for a in followed if a in alone] or alone or followed or [lane]
     return max(reversed(chosen), key=lambda axis: axis.extent)
+
+
+# Measured on matrix products and convolutions: a byte of rows that is read again, from as many
+# places as the tile has rows, costs as much as so many of a panel, which is read in order.
+_ROWS_OVER_PANELS = 4.0
+# Weights come from memory; where every panel is used before the next, most of that is hidden.
+_FIRST_PASS = 8
+
+
+def panels_first(contraction: Contraction, tile: Tile, config: CpuRuleConfig) -> bool:
+    """Whether each panel of the right operand is used for all rows before the next panel.
+
+    Of the two orders, the one that re-reads less is taken.
+    """
+    if config.loop_order != "auto":
+        return config.loop_order == "channels"
+    left, right = contraction.left, contraction.right
+    shared, others = 1, 1
+    for axis in contraction.spatial:
+        if depends(left, axis) and depends(right, axis):
+            shared *= axis.extent
+        elif depends(left, axis):
+            others *= axis.extent
+    passes = max(1, others // tile.rows.extent) * tile.rows.pieces
+    rows, panels = _bytes(left) // shared, _bytes(right) // shared
+    return _ROWS_OVER_PANELS * rows * tile.lanes.pieces <= panels * (passes + _FIRST_PASS)
 
 
 def lanes_first(

@@ -24,6 +24,7 @@ from tvm_costmodel.compilers.cpu_rule.plan.contraction_plan import (
     fuse_rows,
     group_size,
     lanes_first,
+    panels_first,
     parameter_of,
     split_groups,
 )
@@ -133,9 +134,7 @@ class ChannelsLast:
             lane=lane,
             outer=_outer(contraction, group, row, lane),
             tile=tile,
-            lanes_first=lanes_first(
-                contraction, tile, contraction.right, contraction.left, config, machine
-            ),
+            lanes_first=panels_first(contraction, tile, config),
             panel=panel,
         )
         return emit(sch, contraction, view, machine.cores)

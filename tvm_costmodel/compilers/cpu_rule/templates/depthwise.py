@@ -8,6 +8,7 @@ from tvm_costmodel.compilers.cpu_rule.analysis.contraction import match_contract
 from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import FunctionFacts
 from tvm_costmodel.compilers.cpu_rule.config import CpuRuleConfig
 from tvm_costmodel.compilers.cpu_rule.emit.register_tile import View, emit
+from tvm_costmodel.compilers.cpu_rule.emit.vector_math import calls_library
 from tvm_costmodel.compilers.cpu_rule.plan.contraction_plan import choose_rows
 from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
 from tvm_costmodel.compilers.cpu_rule.plan.tiling import Tile, cuts, lane_widths
@@ -51,6 +52,7 @@ class DepthwiseChannelsLast:
             tile=Tile(rows, lanes),
             lanes_first=config.loop_order == "channels",
             unrolled=unrolled,
+            staged=calls_library(contraction.store.value, ("tirx.exp", "tirx.sigmoid")),
         )
         return emit(sch, contraction, view, machine.cores)
 

@@ -12,11 +12,6 @@ from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import (
 from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
 
 
-def largest_divisor(extent: int, limit: int) -> int:
-    """Returns the largest divisor of ``extent`` that is at most ``limit`` (1 at least)."""
-    return next((d for d in range(min(extent, limit), 1, -1) if extent % d == 0), 1)
-
-
 def extent_of(sch: s_tir.Schedule, loop: s_tir.LoopRV) -> int:
     """Returns a loop's extent, -1 if it is not a constant."""
     return constant_extent(sch.get(loop).extent)

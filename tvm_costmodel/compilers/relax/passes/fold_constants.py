@@ -26,21 +26,21 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def _permute(args: list, attrs: Any) -> np.ndarray:
+def _permute(args: list[np.ndarray], attrs: Any) -> np.ndarray:
     axes = attrs.axes
     return np.transpose(args[0], None if axes is None else _ints(axes))
 
 
-def _expand(args: list, attrs: Any) -> np.ndarray:
+def _expand(args: list[np.ndarray], attrs: Any) -> np.ndarray:
     return np.expand_dims(args[0], _ints(attrs.axis))
 
 
-def _squeeze(args: list, attrs: Any) -> np.ndarray:
+def _squeeze(args: list[np.ndarray], attrs: Any) -> np.ndarray:
     axis = attrs.axis
     return np.squeeze(args[0], None if axis is None else _ints(axis))
 
 
-_EVALUATORS: Mapping[str, Callable[[list, Any], np.ndarray]] = {
+_EVALUATORS: Mapping[str, Callable[[list[np.ndarray], Any], np.ndarray]] = {
     "relax.permute_dims": _permute,
     "relax.expand_dims": _expand,
     "relax.squeeze": _squeeze,
@@ -77,7 +77,7 @@ def constant_value(expr: Expr) -> np.ndarray:
     return value.numpy() if str(value.dtype) == "bfloat16" else np.from_dlpack(value)
 
 
-def _is_too_large(call: Call, arrays: list) -> bool:
+def _is_too_large(call: Call, arrays: list[Any]) -> bool:
     """Whether a result is many times larger than the constants that it is computed from."""
     shape = getattr(call.ty, "shape", None)
     if not isinstance(shape, ShapeExpr):
@@ -122,7 +122,7 @@ class CallFolder(PyExprMutator):
     def evaluate(self, call: Call) -> GenericConst | None:
         """Returns the call's value where all its arguments are constants."""
         name = operator_name(call)
-        arrays: list = []
+        arrays: list[Any] = []
         constants = 0
         for arg in call.args:
             if isinstance(arg, Var):

@@ -28,6 +28,16 @@ KERNEL_LAYOUTS: Mapping[str, str] = {"NHWC": "HWIO", "NCHW": "OIHW"}
 """Layouts that convolutions can run in, each with that of their weights."""
 
 _CONVOLUTION = "relax.nn.conv2d"
+_KEPT = {
+    f"relax.nn.conv{len(axes)}d{kind}": ["NC" + axes, weights + axes]
+    for axes in ("W", "HW", "DHW")
+    for kind, weights in (("", "OI"), ("_transpose", "IO"))
+    if f"conv{len(axes)}d{kind}" != "conv2d"
+}
+"""Other convolutions stay in the layout that TVM has loops for.
+
+Where they are not named, ``ConvertLayout`` gives them whatever layout their operand has.
+"""
 
 _UNARY = frozenset(
     f"relax.{name}"
@@ -45,14 +55,14 @@ Axes = tuple[int, ...]
 
 
 def convert_layouts(
-    layout: str, stages: Mapping[int, str], note: Callable[[], None] = lambda: None
+    layout: str, stages: Mapping[int, str], note: Callable[[str], None] = lambda name: None
 ) -> tvm.transform.Pass:
     """``ConvertLayout`` with a layout of their own for the convolutions of some stages.
 
     Args:
         layout: Layout of all others.
         stages: Layout by stage, see ``tunable_ops.stages_of``.
-        note: Called where the module has a convolution.
+        note: Called with a component's name where the module has a convolution of its kind.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="ConvertLayoutByStage")
@@ -63,20 +73,22 @@ def convert_layouts(
             if operator_name(expr) == _CONVOLUTION:
                 count = _pixels(expr) if stages else 0
                 pixels[count] = count
+            elif operator_name(expr) in _KEPT:
+                note("pass/kept_layouts")
 
         for func in mod.functions.values():
             if isinstance(func, relax.Function):
                 relax.analysis.post_order_visit(func, visit)
         if pixels:
-            note()
+            note("pass/layout")
         if not stages:
-            whole = {_CONVOLUTION: [layout, KERNEL_LAYOUTS[layout]]}
+            whole = {_CONVOLUTION: [layout, KERNEL_LAYOUTS[layout]], **_KEPT}
             return transform.ConvertLayout(whole)(mod)
         stage_of = stages_of(pixels)
 
         def layouts_of(call: Call) -> dict[str, list[str]]:
             if operator_name(call) != _CONVOLUTION:
-                return {}
+                return _KEPT
             chosen = stages.get(stage_of.get(_pixels(call), 0), layout)
             return {_CONVOLUTION: [chosen, KERNEL_LAYOUTS[chosen]]}
 

@@ -66,6 +66,8 @@ def rewrite_one_hot(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeP
     if depth is None or shape is None:
         graph.refuse(node, "its depth is computed at run time", "export it as a constant")
     write, count = NodeWriter(graph, node), int(depth.reshape(-1)[0])
+    if not 0 < count * math.prod(shape) <= MAX_FOLDED_BYTES:
+        graph.refuse(node, f"a depth of {count}", "export it with another depth")
     axis = int(attributes_of(node).get("axis", -1)) % (len(shape) + 1)
     indices = write.add("Cast", [node.input[0]], to=TensorProto.INT64)
     target = np.array([*shape[:axis], 1, *shape[axis:]], np.int64)
@@ -117,17 +119,71 @@ def rewrite_suppression(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.N
     return [copy]
 
 
-def rewrite_truth(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
-    """ReduceMax and ReduceMin of truth values: of bytes, as TVM has no limits of the others."""
-    if graph.elem_type(node.input[0]) != TensorProto.BOOL:
+def rewrite_reduction(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """ReduceMax and ReduceMin of truth values, ReduceMean of integers: in a type TVM has."""
+    kind = graph.elem_type(node.input[0])
+    is_mean = node.op_type == "ReduceMean"
+    if not kind or (_dtype(kind).kind not in "iu" if is_mean else kind != TensorProto.BOOL):
         return None
     write = NodeWriter(graph, node)
-    bytes_of = write.add("Cast", [node.input[0]], to=TensorProto.UINT8)
     reduced = onnx.NodeProto()
     reduced.CopyFrom(node)
-    reduced.input[0], reduced.output[0] = bytes_of, graph.fresh(f"{node.output[0]}/bytes")
+    wide = TensorProto.DOUBLE if is_mean else TensorProto.UINT8
+    reduced.input[0] = write.add("Cast", [node.input[0]], to=wide)
+    reduced.output[0] = graph.fresh(f"{node.output[0]}/wide")
     write.nodes.append(reduced)
-    return write.finish(write.add("Cast", [reduced.output[0]], to=TensorProto.BOOL))
+    return write.finish(write.add("Cast", [reduced.output[0]], to=kind))
+
+
+def rewrite_slope(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """PRelu with a slope for each channel as MXNet and old operator sets write it: one axis."""
+    shape, slope = graph.shape(node.input[0]), graph.shape(node.input[1])
+    per_channel = slope is not None and len(slope) == 1 < slope[0]
+    if shape is None or slope is None or not per_channel or len(shape) < 3:
+        return None
+    if shape[-1] == slope[0] or shape[1] != slope[0]:
+        return None
+    write, target = NodeWriter(graph, node), [slope[0]] + [1] * (len(shape) - 2)
+    copy = with_attributes(node)
+    copy.input[1] = write.add("Reshape", [node.input[1], write.constant(np.array(target))])
+    return [*write.nodes, copy]
+
+
+def rewrite_sign(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """Sign of unsigned integers: whether they are not 0."""
+    kind = graph.elem_type(node.input[0])
+    if not kind or _dtype(kind).kind != "u":
+        return None
+    write = NodeWriter(graph, node)
+    truth = write.add("Cast", [node.input[0]], to=TensorProto.BOOL)
+    return write.finish(write.add("Cast", [truth], to=kind))
+
+
+def rewrite_noop_reduction(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """A reduction over no axes: what it does to each element, which TVM leaves out."""
+    attrs, name = attributes_of(node), operand(node, 1)
+    axes = graph.constant(name) if name else attrs.get("axes", ())
+    if axes is None or len(axes) or not attrs.get("noop_with_empty_axes"):
+        return None
+    write, x = NodeWriter(graph, node), node.input[0]
+    if node.op_type == "ReduceSumSquare":
+        return write.finish(write.add("Mul", [x, x]))
+    return write.finish(write.add("Log" if node.op_type == "ReduceLogSum" else "Abs", [x]))
+
+
+def rewrite_regions(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """RoiAlign by half pixels: regions scaled first, as TVM moves them by half a pixel before."""
+    attrs = attributes_of(node)
+    scale = attrs.get("spatial_scale", 1.0)
+    default = "half_pixel" if graph.opset >= 16 else "output_half_pixel"
+    mode = attrs.get("coordinate_transformation_mode", default)
+    if mode != "half_pixel" or scale == 1:
+        return None
+    write = NodeWriter(graph, node)
+    factor = write.constant(scale, _dtype(graph.elem_type(node.input[1]) or TensorProto.FLOAT))
+    scaled = with_attributes(node, spatial_scale=1.0)
+    scaled.input[1] = write.add("Mul", [node.input[1], factor])
+    return [*write.nodes, scaled]
 
 
 def rewrite_eye(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
@@ -182,7 +238,12 @@ REWRITES: dict[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto]
     "Mod": rewrite_remainder,
     "NonMaxSuppression": rewrite_suppression,
     "OneHot": rewrite_one_hot,
-    "ReduceMax": rewrite_truth,
-    "ReduceMin": rewrite_truth,
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"), rewrite_noop_reduction
+    ),
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin"), rewrite_reduction),
+    "PRelu": rewrite_slope,
+    "RoiAlign": rewrite_regions,
+    "Sign": rewrite_sign,
 }
 """Function by name of the operator."""

@@ -30,6 +30,8 @@ def rewrite_auto_pad(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.Node
     rank = len(kernel)
     strides = attrs.get("strides", [1] * rank)
     dilations = attrs.get("dilations", [1] * rank)
+    if node.op_type != "Conv" and mode != "VALID" and max(dilations) > 1:
+        graph.refuse(node, f"auto_pad={mode} of a dilated window", "export it with pads")
     totals = []
     for extent, size, stride, dilation in zip(shape[2:], kernel, strides, dilations, strict=True):
         reach = (size - 1) * dilation + 1
@@ -41,6 +43,25 @@ def rewrite_auto_pad(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.Node
         changed = with_attributes(node, ("auto_pad", "pads"))
     pads = _pads(totals, mode)
     return [with_attributes(changed, pads=pads) if any(pads) else changed]
+
+
+def rewrite_power_pool(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
+    """LpPool: ``auto_pad`` and ``ceil_mode`` as ``pads``, as TVM counts what is in the image."""
+    attrs = attributes_of(node)
+    if attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return rewrite_auto_pad(node, graph)
+    shape, output = graph.shape(node.input[0]), graph.shape(node.output[0])
+    if not attrs.get("ceil_mode"):
+        return None
+    if shape is None or output is None:
+        graph.refuse(node, "ceil_mode of an unknown shape", "export it with pads")
+    rank, kernel = len(shape) - 2, attrs["kernel_shape"]
+    pads = list(attrs.get("pads", [0] * 2 * rank))
+    strides, dilations = (attrs.get(key, [1] * rank) for key in ("strides", "dilations"))
+    for i, extent in enumerate(shape[2:]):
+        reach = (output[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1
+        pads[rank + i] += max(reach - extent - pads[i] - pads[rank + i], 0)
+    return [with_attributes(node, ("ceil_mode",), pads=pads)]
 
 
 def rewrite_transposed(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodeProto] | None:
@@ -106,7 +127,7 @@ def drop_unread_indices(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.N
 REWRITES: dict[str, Callable[[onnx.NodeProto, GraphEditor], list[onnx.NodeProto] | None]] = {
     "Conv": rewrite_auto_pad,
     "AveragePool": rewrite_auto_pad,
-    "LpPool": rewrite_auto_pad,
+    "LpPool": rewrite_power_pool,
     "MaxPool": drop_unread_indices,
     "ConvTranspose": rewrite_transposed,
 }

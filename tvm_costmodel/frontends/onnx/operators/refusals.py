@@ -65,9 +65,17 @@ def _refuse_data_dependent(node: onnx.NodeProto, graph: GraphEditor) -> None:
 
 
 def _refuse_runtime_extents(node: onnx.NodeProto, graph: GraphEditor) -> None:
-    """ConstantOfShape and Range whose extents are operands at run time."""
-    if any(graph.constant(name) is None for name in node.input):
+    """ConstantOfShape, Range and Expand whose extents are operands at run time."""
+    extents = node.input[1:] if node.op_type == "Expand" else node.input
+    if any(graph.constant(name) is None for name in extents):
         graph.refuse(node, "its shape is computed at run time", "export it as a constant")
+
+
+def _refuse_other_kernel(node: onnx.NodeProto, graph: GraphEditor) -> None:
+    """Conv and ConvTranspose whose kernel_shape is not that of their weights."""
+    stated, shape = attributes_of(node).get("kernel_shape"), graph.shape(node.input[1])
+    if stated and shape and tuple(stated) != shape[2:]:
+        graph.refuse(node, f"kernel_shape {stated} of weights {list(shape)}", "export it again")
 
 
 def _refuse_wide_ranking(node: onnx.NodeProto, graph: GraphEditor) -> None:
@@ -78,8 +86,8 @@ def _refuse_wide_ranking(node: onnx.NodeProto, graph: GraphEditor) -> None:
 
 _REFUSALS: dict[str, Callable[[onnx.NodeProto, GraphEditor], None]] = {
     "BatchNormalization": _refuse_batch_statistics,
-    "ConstantOfShape": _refuse_runtime_extents,
-    "Range": _refuse_runtime_extents,
+    **dict.fromkeys(("ConstantOfShape", "Expand", "Range"), _refuse_runtime_extents),
+    **dict.fromkeys(("Conv", "ConvTranspose"), _refuse_other_kernel),
     "RoiAlign": _refuse_largest_of_regions,
     "TopK": _refuse_wide_ranking,
     "Unique": _refuse_data_dependent,

@@ -36,11 +36,13 @@ _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "floor": np.floor,
     "ceil": np.ceil,
 }
+_BEFORE_11 = "before 11"
+"""Rounding of operator set 10: downwards, and upwards where the image becomes smaller."""
 _MOST_TAPS = 64
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Resizing along one axis.
 
     Attributes:
@@ -69,7 +71,7 @@ def rewrite_resize(node: onnx.NodeProto, graph: GraphEditor) -> list[onnx.NodePr
     coordinates = attrs.get("coordinate_transformation_mode", "half_pixel")
     if _is_old(node, graph):
         coordinates = "asymmetric"
-        attrs |= {"nearest_mode": "floor", "coordinate_transformation_mode": coordinates}
+        attrs |= {"nearest_mode": _BEFORE_11, "coordinate_transformation_mode": coordinates}
     if mode not in ("nearest", "linear", "cubic") or coordinates not in _COORDINATES:
         graph.refuse(node, f"{mode} by {coordinates}", "use nearest, linear or cubic")
     if graph.elem_type(node.input[0]) not in _FLOATS and mode != "nearest":
@@ -92,7 +94,7 @@ def _is_old(node: onnx.NodeProto, graph: GraphEditor) -> bool:
     return node.op_type == "Upsample" or graph.opset < 11
 
 
-def _axes(node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any]) -> list[_Axis]:
+def _axes(node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any]) -> list[Axis]:
     """What happens along each axis whose samples move."""
     shape = graph.shape(node.input[0])
     if shape is None:
@@ -123,7 +125,7 @@ def _axes(node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any]) -> li
     for i, axis in enumerate(chosen):
         start, end = float(roi[i]), float(roi[i + len(chosen)])
         if targets[i] != shape[axis] or scales[i] != 1 or (start, end) != (0.0, 1.0):
-            moved.append(_Axis(axis, shape[axis], targets[i], scales[i], start, end))
+            moved.append(Axis(axis, shape[axis], targets[i], scales[i], start, end))
     return sorted(moved, key=lambda entry: entry.axis)
 
 
@@ -165,7 +167,7 @@ def _scales_and_targets(
 
 
 def _tvm_agrees(
-    node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any], mode: str, axes: list[_Axis]
+    node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any], mode: str, axes: list[Axis]
 ) -> bool:
     """Whether TVM computes this form as ONNX defines it."""
     coordinates = attrs.get("coordinate_transformation_mode", "half_pixel")
@@ -180,6 +182,7 @@ def _tvm_agrees(
         rounding = attrs.get("nearest_mode", "round_prefer_floor")
         return whole and (coordinates, rounding) in (
             ("asymmetric", "floor"),
+            ("asymmetric", _BEFORE_11),
             ("half_pixel", "round_prefer_floor"),
         )
     if min(axis.target for axis in axes) < 2 or attrs.get("exclude_outside"):
@@ -188,7 +191,7 @@ def _tvm_agrees(
 
 
 def _plain(
-    node: onnx.NodeProto, axes: list[_Axis], graph: GraphEditor, attrs: dict[str, Any]
+    node: onnx.NodeProto, axes: list[Axis], graph: GraphEditor, attrs: dict[str, Any]
 ) -> list[onnx.NodeProto] | None:
     """The node with sizes for all axes, as TVM's importer reads it; None where it is so."""
     extras = ("antialias", "axes", "keep_aspect_ratio_policy")
@@ -205,7 +208,7 @@ def _plain(
 
 
 def _refuse_ambiguous(
-    node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any], axes: list[_Axis]
+    node: onnx.NodeProto, graph: GraphEditor, attrs: dict[str, Any], axes: list[Axis]
 ) -> None:
     """Refuses forms that onnxruntime and ONNX's reference compute differently."""
     coordinates = attrs.get("coordinate_transformation_mode", "half_pixel")
@@ -219,41 +222,50 @@ def _refuse_ambiguous(
         graph.refuse(node, f"antialias by {coordinates}", "export it with half_pixel")
 
 
-def _leaves_fraction(axis: _Axis) -> bool:
+def _leaves_fraction(axis: Axis) -> bool:
     return abs(axis.extent * axis.scale - axis.target) > 1e-4 * axis.target
 
 
-def _positions(axis: _Axis, coordinates: str) -> np.ndarray:
+def _positions(axis: Axis, coordinates: str) -> np.ndarray:
     """Where each output sample lies among the input's, in float32 as runtimes compute it."""
     i = np.arange(axis.target, dtype=np.float32)
     scale, half = np.float32(axis.scale), np.float32(0.5)
+    length, last = np.float32(axis.extent - 1), np.float32(max(axis.target - 1, 1))
+    at: np.ndarray = (i + half) / scale - half
     if coordinates == "align_corners":
-        last = max(axis.target - 1, 1)
-        return i * np.float32(axis.extent - 1) / np.float32(last)
-    if coordinates == "asymmetric":
-        return i / scale
-    if coordinates == "tf_half_pixel_for_nn":
-        return (i + half) / scale
-    if coordinates == "tf_crop_and_resize":
-        length, last = np.float32(axis.extent - 1), max(axis.target - 1, 1)
-        if axis.target == 1:
-            return np.array([0.5 * (axis.start + axis.end) * (axis.extent - 1)], np.float32)
+        at = i * length / last
+    elif coordinates == "asymmetric":
+        at = i / scale
+    elif coordinates == "tf_half_pixel_for_nn":
+        at = (i + half) / scale
+    elif coordinates == "tf_crop_and_resize" and axis.target == 1:
+        at = np.array([0.5 * (axis.start + axis.end) * (axis.extent - 1)], np.float32)
+    elif coordinates == "tf_crop_and_resize":
         width = np.float32(axis.end - axis.start)
-        return np.float32(axis.start) * length + i * width * length / np.float32(last)
-    if coordinates == "pytorch_half_pixel" and axis.target == 1:
-        return np.zeros(1, np.float32)
-    if coordinates == "half_pixel_symmetric":
+        at = np.float32(axis.start) * length + i * width * length / last
+    elif coordinates == "pytorch_half_pixel" and axis.target == 1:
+        at = np.zeros(1, np.float32)
+    elif coordinates == "half_pixel_symmetric":
         adjusted = np.float32(axis.target) / (scale * np.float32(axis.extent))
         offset = np.float32(axis.extent / 2) * (np.float32(1) - adjusted)
-        return offset + (i + half) / scale - half
-    return (i + half) / scale - half
+        at = offset + (i + half) / scale - half
+    return at
 
 
-def _taps(axis: _Axis, mode: str, attrs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Input samples and their weights for each output sample, both ``[target, taps]``."""
+def taps(axis: Axis, mode: str, attrs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Input samples and their weights for each output sample, both ``[target, taps]``.
+
+    Args:
+        axis: What happens along the axis.
+        mode: ``nearest``, ``linear`` or ``cubic``.
+        attrs: Attributes of ONNX's Resize.
+    """
     x = _positions(axis, attrs.get("coordinate_transformation_mode", "half_pixel"))
     if mode == "nearest":
-        index = _NEAREST[attrs.get("nearest_mode", "round_prefer_floor")](x)
+        rounding = attrs.get("nearest_mode", "round_prefer_floor")
+        if rounding == _BEFORE_11:
+            rounding = "floor" if axis.scale >= 1 else "ceil"
+        index = _NEAREST[rounding](x)
         return np.clip(index, 0, axis.extent - 1).astype(np.int64)[:, None], np.ones((len(x), 1))
     antialias = bool(attrs.get("antialias")) and axis.scale < 1
     stretch = axis.scale if antialias else 1.0
@@ -273,9 +285,9 @@ def _taps(axis: _Axis, mode: str, attrs: dict[str, Any]) -> tuple[np.ndarray, np
 
 def _kernel(distance: np.ndarray, mode: str, a: float) -> np.ndarray:
     """Weight of a sample by its distance: a triangle, or Keys' cubic (1981)."""
-    if mode == "linear":
-        return np.clip(1 - distance, 0, None)
     d = distance
+    if mode == "linear":
+        return np.where(d <= 1, 1 - d, 0.0)
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
@@ -284,13 +296,13 @@ def _kernel(distance: np.ndarray, mode: str, a: float) -> np.ndarray:
 def _sample(
     write: NodeWriter,
     value: str,
-    axis: _Axis,
+    axis: Axis,
     mode: str,
     attrs: dict[str, Any],
     dtype: Any,
     rank: int,
 ) -> str:
-    index, weight = _taps(axis, mode, attrs)
+    index, weight = taps(axis, mode, attrs)
     if index.shape[1] > _MOST_TAPS:
         return _matrix(write, value, axis, index, weight, dtype, rank)
     broadcast = [-1 if i == axis.axis else 1 for i in range(rank)]
@@ -309,7 +321,7 @@ def _sample(
 def _matrix(
     write: NodeWriter,
     value: str,
-    axis: _Axis,
+    axis: Axis,
     index: np.ndarray,
     weight: np.ndarray,
     dtype: Any,
@@ -325,7 +337,7 @@ def _matrix(
 
 
 def _extrapolate(
-    write: NodeWriter, value: str, axis: _Axis, attrs: dict[str, Any], dtype: Any, rank: int
+    write: NodeWriter, value: str, axis: Axis, attrs: dict[str, Any], dtype: Any, rank: int
 ) -> str:
     """Replaces the samples that lie outside of the image."""
     x = _positions(axis, "tf_crop_and_resize")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import onnx
 
-from tvm_costmodel.frontends.onnx.folding_limits import infer_types
+from tvm_costmodel.errors import ModelFileError
+from tvm_costmodel.frontends.onnx.folding_limits import infer_types, inference_fault
 from tvm_costmodel.frontends.onnx.large_weights import without_large_weights
 from tvm_costmodel.frontends.onnx.operators import (
     decompositions,
@@ -56,13 +57,20 @@ def rewrite_operators(
 
     Raises:
         UnsupportedOperatorError: A node has a form that cannot be imported rightly.
+        ModelFileError: A node cannot have its operands and attributes.
     """
     opset = next(o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS)
     for _ in range(_MAX_ROUNDS):
-        inferred = infer_types(without_large_weights(model)).graph
+        typed = infer_types(without_large_weights(model))
+        inferred = typed.graph
         graph = GraphEditor(model.graph, _types(inferred, model.graph), opset, label)
         changed = _rewrite(model.graph, inferred, graph)
         if not changed:
+            if fault := inference_fault(typed):
+                raise ModelFileError(
+                    f'{label}: ONNX finds a fault in {fault[0]}, node "{fault[1][:200]}" '
+                    f"({fault[2]}); export the model again"
+                )
             _check(model.graph, inferred, graph)
             return
         del model.graph.value_info[:]
