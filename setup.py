@@ -78,6 +78,7 @@ setup(
         "": ["*.toml", "*.json", "*.safetensors", "*.onnx", "*.jsonl.xz", "py.typed"],
         "tvm_costmodel.models": ["zoo/**/*"],
         "tvm_costmodel.profiling": ["labels/*.jsonl.xz"],
+        "tvm_costmodel.tuning": ["exported/*"],
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from tvm_costmodel.profiling.measuring.cpu_affinity import off_label_cores
 from tvm_costmodel.profiling.measuring.record import Measurement, Timing
 from tvm_costmodel.profiling.outcome import failed_row, now, with_build
 from tvm_costmodel.profiling.profiler import Profiler
+from tvm_costmodel.profiling.runners.runner import TensorSpec
 from tvm_costmodel.profiling.sources import Source
 from tvm_costmodel.profiling.store.serialization import timing_from_dict
+from tvm_costmodel.profiling.variants import VariantResult, VariantRun
 from tvm_costmodel.profiling.verdicts import fault, verdict_of
 from tvm_costmodel.profiling.worker.client import WorkerFailure, error_type
 
@@ -33,40 +35,10 @@ logger = logging.getLogger(__name__)
 BASELINE = "default"
 """Name that the worker holds the default build under."""
 
+_CONTROL = "control"  # name of a second build of the default
+
 # Bytes of a build's constants, packed and transformed for its kernels, over the network's own.
 _COPIES = 3
-
-
-@dataclass(frozen=True)
-class VariantRun:
-    """A pipeline to measure a network under.
-
-    Attributes:
-        pipeline: Fields of the compiler's ``PipelineConfig`` that differ from the baseline's.
-        decisions: The decisions as JSON values, stored with the row.
-    """
-
-    pipeline: Mapping[str, Any] = field(default_factory=dict)
-    decisions: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class VariantResult:
-    """The outcome of a trial: its row, and whether the store had it already."""
-
-    trial: VariantRun
-    row: Measurement
-    reused: bool = False
-
-    @property
-    def status(self) -> str:
-        """Status of the row, see `tvm_costmodel.profiling.measuring.record.STATUSES`."""
-        return self.row.status
-
-    @property
-    def timing(self) -> Timing | None:
-        """The label; None where there is none."""
-        return self.row.timing if self.row.status == "ok" else None
 
 
 @contextmanager
@@ -87,9 +59,13 @@ class PairedProfiler(Profiler):
     Attributes:
         keep: Keys of pipelines whose builds stay in the worker's memory after they were measured;
             all others are dropped before the next builds.
+        controls: Timings, from the last `measure` that asked for them, of a second build of the
+            baseline: how far they are from it is what nothing but noise makes.
     """
 
     keep: Collection[str] = ()
+    controls: list[Timing]
+    _has_control = False
 
     def __enter__(self) -> PairedProfiler:
         return self
@@ -115,6 +91,7 @@ class PairedProfiler(Profiler):
         self._slots: set[str] = set()
         self._built: dict[str, dict[str, Any]] = {}  # what the worker said of each slot's build
         self._start_of_slots = 0
+        self.controls = []
         self.seconds = {"builds": 0.0, "runs": 0.0}  # of this network's trials, failed ones too
         with off_label_cores(self.cores, self.device):
             self._worker.refresh()
@@ -141,6 +118,7 @@ class PairedProfiler(Profiler):
         tolerance: float | None = math.inf,
         rounds: int | None = None,
         reuse: bool = True,
+        control: bool = False,
     ) -> list[VariantResult]:
         """Measures the opened network under each pipeline, interleaved with the baseline.
 
@@ -152,6 +130,7 @@ class PairedProfiler(Profiler):
                 no difference.
             rounds: Timed blocks of each build; ``MeasurementConfig.blocks`` when not given.
             reuse: Take a row that the store has already instead of measuring again.
+            control: Time a second build of the baseline along with the trials, see `controls`.
 
         Returns:
             One result for each trial, in their order; rows are in the store.
@@ -168,6 +147,7 @@ class PairedProfiler(Profiler):
                 if stored is not None and (stored.status == "ok" or not self._retry_failed):
                     results[i] = VariantResult(trial, stored, reused=True)
             waiting = [i for i in range(len(trials)) if i not in results]
+            self.controls, self._has_control = [], control
             size = self._group_size()
             for start in range(0, len(waiting), size):
                 group = {i: rows[i] for i in waiting[start : start + size]}
@@ -198,13 +178,16 @@ class PairedProfiler(Profiler):
                 self.store.put_measurement(with_build(row, self._built[BASELINE]))
             raise MeasurementError(f"{self._source.family}: {text}")
 
-    def export(self, fields: Mapping[str, Any] | None, path: Path) -> None:
+    def export(self, fields: Mapping[str, Any] | None, path: Path) -> list[TensorSpec]:
         """Writes the library of the opened network as the worker built it.
 
         Args:
             fields: Fields of the pipeline, as of a `VariantRun`; None for the baseline. One that
                 the worker does not hold any more is built again.
             path: The library's file.
+
+        Returns:
+            Shape and dtype of each input of the network.
 
         Raises:
             BuildError: It could not be built or written.
@@ -217,7 +200,8 @@ class PairedProfiler(Profiler):
                     (row,) = self._empty_rows([VariantRun(fields)])
                     slot = row.config_key
                     self._build(row)
-                self._worker.request("export", limit, slot=slot, path=str(path))
+                answer = self._worker.request("export", limit, slot=slot, path=str(path))
+                return [(tuple(shape), dtype) for shape, dtype in answer["inputs"]]
             except WorkerFailure as failure:
                 kind = error_type(failure.raised) or BuildError
                 raise kind(str(failure)) from failure
@@ -249,7 +233,7 @@ class PairedProfiler(Profiler):
     def _make_room(self, keys: Collection[str]) -> None:
         """Drops builds, so that those of ``keys`` fit into memory next to those to keep."""
         others = [key for key in self.keep if key in self._slots and key not in keys]
-        kept = {BASELINE, *keys, *others[: max(0, self._group_size() - len(keys))]}
+        kept = {BASELINE, _CONTROL, *keys, *others[: max(0, self._group_size() - len(keys))]}
         dropped = sorted(self._slots - kept)
         if dropped and self._worker.starts == self._start_of_slots:
             with suppress(WorkerFailure):  # a worker that ended holds nothing
@@ -327,7 +311,7 @@ class PairedProfiler(Profiler):
     def _build_slot(self, slot: str, pipeline: Mapping[str, Any]) -> None:
         limit = self.measurement.build_timeout_s
         with clocked(self.seconds, "builds"):
-            fields = {"slot": slot, "pipeline": dict(pipeline)}
+            fields = {"slot": slot, "pipeline": dict(pipeline), "anew": slot == _CONTROL}
             self._built[slot] = self._worker.request("build_variant", limit, **fields)
         self._slots.add(slot)
 
@@ -335,6 +319,10 @@ class PairedProfiler(Profiler):
         self, rows: Mapping[int, Measurement], tolerance: float | None, rounds: int
     ) -> dict[int, Measurement]:
         slots = [row.config_key for row in rows.values()]
+        if self._has_control:
+            if _CONTROL not in self._slots:
+                self._build_slot(_CONTROL, self._pipeline["config"])
+            slots.append(_CONTROL)
         limit = self.measurement.run_timeout_s * (1 + len(slots))
         options = {"rounds": rounds, "compare": tolerance is not None}
         with clocked(self.seconds, "runs"):
@@ -344,6 +332,9 @@ class PairedProfiler(Profiler):
         timed = response["slots"]
         baseline = timing_from_dict(timed[BASELINE]["timing"])
         self._store_baseline(baseline)
+        if self._has_control:
+            control = timing_from_dict(timed[_CONTROL]["timing"])
+            self.controls.append(replace(control, baseline_blocks=baseline.blocks))
         return {
             i: self._judged(row, timed[row.config_key], baseline, tolerance)
             for i, row in rows.items()

@@ -92,6 +92,24 @@ _LINUX_NAME = {
     "vpclmulqdq": "vpclmulqdq",
 }
 
+_LINUX_NAME_OF_SCALARS = {
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "lzcnt": "abm",
+    "movbe": "movbe",
+    "popcnt": "popcnt",
+}
+_LINUX_NAME_ON_ARM = {
+    "neon": "asimd",
+    "fullfp16": "asimdhp",
+    "dotprod": "asimddp",
+    "lse": "atomics",
+    "sve": "sve",
+    "sve2": "sve2",
+    "bf16": "bf16",
+    "i8mm": "i8mm",
+}
+
 
 def cpuinfo() -> dict[str, str]:
     """Fields of the first processor in ``/proc/cpuinfo``; empty where there is none."""
@@ -175,3 +193,16 @@ def not_offered(llvm_features: Iterable[str]) -> list[str]:
     offered = set(instruction_sets())
     promised = [name for name in llvm_features if name in _LINUX_NAME]
     return sorted(f"-{n}" for n in promised if _LINUX_NAME[n] not in offered) if offered else []
+
+
+def needed_instruction_sets(llvm_features: Iterable[str]) -> list[str]:
+    """Linux' names of the instruction sets that code for a processor may use, sorted.
+
+    Those that LLVM uses only where a program names their instructions are left out.
+
+    Args:
+        llvm_features: Features that the code was generated for.
+    """
+    names = {**_LINUX_NAME, **_LINUX_NAME_OF_SCALARS, **_LINUX_NAME_ON_ARM}
+    explicit = ("amx", "vaes", "vpclmul")
+    return sorted(names[f] for f in llvm_features if f in names and not f.startswith(explicit))

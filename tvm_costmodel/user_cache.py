@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.errors import ConfigError
 
 VARIABLE = "TVM_COSTMODEL_CACHE"
@@ -37,3 +41,40 @@ def make_folder(*names: str) -> Path:
             f"cannot write to the cache folder {folder}; set {VARIABLE} to a folder of your own"
         )
     return folder
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a device is.
+
+    Attributes:
+        reference_s: Seconds of the reference kernel.
+        doubtful: Whether the machine was busy meanwhile.
+    """
+
+    reference_s: float
+    doubtful: bool = False
+
+
+def stored_speed(device: str) -> Speed | None:
+    """A device's speed, where `keep_speed` has kept it."""
+    try:
+        record = json.loads(_speed_file(cache_folder(), device).read_text())
+        speed = Speed(float(record["reference_s"]), bool(record["doubtful"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is measured again
+    return speed if 0 < speed.reference_s < math.inf else None
+
+
+def keep_speed(device: str, speed: Speed) -> None:
+    """Keeps a device's speed.
+
+    Raises:
+        ConfigError: The cache cannot be written.
+    """
+    make_folder("speed")
+    write_atomically(_speed_file(cache_folder(), device), json.dumps(asdict(speed)))
+
+
+def _speed_file(cache: Path, device: str) -> Path:
+    return cache / "speed" / f"{device}.json"

@@ -193,7 +193,10 @@ def fresh_rows(
     counted = stale_summary([names for names in stale if names])
     remedy = "measure them again with `tvm-costmodel profile --remeasure-stale --store DB`"
     if any(row.status == "ok" for row in rows) and not any(row.status == "ok" for row in fresh):
-        raise StoreError(f"{where}: all its labels are stale: {counted} changed since; {remedy}")
+        raise StoreError(
+            f"{where}: all its labels are stale: {counted} changed since; {remedy}, or take "
+            "them as they are with --keep-stale (keep_stale=True)"
+        )
     logger.warning("%s: left out %s whose code has changed since; %s", where, counted, remedy)
     return fresh
 

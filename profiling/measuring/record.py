@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm_costmodel.errors import ConfigError
 from tvm_costmodel.json_config import JsonConfig
@@ -41,7 +41,7 @@ class MeasurementConfig(JsonConfig):
     """How a network and its kernels are timed. Times are in the unit that the name ends with."""
 
     title = "the measurement's settings"
-    stored_names = {"blocks": "visits"}
+    stored_names: ClassVar = {"blocks": "visits"}
 
     warmup: int = 1
     """Untimed runs before anything is timed; the first also estimates the latency."""

@@ -181,6 +181,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, write: bool) -> None:
             f"store {path} is an SQLite file of another program (application id {application}); "
             "choose another --store"
         )
+    foreign = "SELECT type, name FROM sqlite_master WHERE type IN ('view', 'trigger')"
+    if found := connection.execute(foreign).fetchone():  # it may run without an end
+        raise StoreError(
+            f"store {path} has the {found[0]} {str(found[1])[:100]!r}, which no version of this "
+            "package wrote; choose another --store"
+        )
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"store {path} has schema {version}, newer than this version's {SCHEMA_VERSION}: "

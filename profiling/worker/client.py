@@ -26,7 +26,7 @@ _START_TIMEOUT_S = 180.0
 _HEAD_LINES, _TAIL_LINES = 4, 8
 _MOST_CHARACTERS = 2000
 _NOISE = ("Extension modules:", 'File "<frozen', "no schedule template takes")
-_TIMED = ("measure", "measure_interleaved")
+_TIMED = ("measure", "measure_interleaved", "time_in_place")
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -85,7 +85,7 @@ class Worker:
         if self._child is not None and self._child.poll() is None:
             return self.greeting
         self.stop()
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the worker
         variables = os.environ | dict.fromkeys(_ONE_THREAD, "1")
         variables["TVM_NUM_THREADS"] = str(self._threads)
         self._child = subprocess.Popen(

@@ -7,7 +7,7 @@ pipeline, which shares no schedule with ours, where the network is small; otherw
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,28 +88,55 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
     return off / largest if largest else off
 
 
-def _of_onnxruntime(source: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Named | None:
+class NoReference(Exception):
+    """There is no other engine for a network; the text says why."""
+
+
+def onnxruntime_run(
+    source: Mapping[str, Any], inputs: Sequence[np.ndarray], threads: int = 1
+) -> Callable[[], Named]:
+    """A run of a network in ONNX Runtime, which ran once already.
+
+    Args:
+        source: Where the network comes from.
+        inputs: One array for each input.
+        threads: Threads that ONNX Runtime may use.
+
+    Raises:
+        NoReference: The network is no ONNX file, or ONNX Runtime is missing or does not run it.
+    """
     path = str(source.get("path", ""))
     if source.get("kind") != "file" or not path.endswith(".onnx"):
-        return None
+        raise NoReference("the model is no ONNX file")
     try:
         import onnxruntime
     except ImportError:
-        return None
+        raise NoReference("it is not installed (pip install onnxruntime)") from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
-        if len(names) != len(inputs):
-            return None
-        outputs = session.run(None, dict(zip(names, inputs, strict=True)))
-        arrays = [np.asarray(output) for output in outputs]
+        feed = dict(zip(names, inputs, strict=True))
+        outputs = [value.name for value in session.get_outputs()]
+
+        def run() -> Named:
+            arrays = session.run(None, feed)
+            return [(name, np.asarray(a)) for name, a in zip(outputs, arrays, strict=True)]
+
+        run()
     except Exception as error:  # missing weights, operators that it lacks, its own faults
-        logger.info("ONNX Runtime does not run %s: %s", path, str(error)[:200])
+        raise NoReference(f"it does not run {path}: {str(error)[:200]}") from error
+    return run
+
+
+def _of_onnxruntime(source: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Named | None:
+    try:
+        return onnxruntime_run(source, inputs)()
+    except NoReference as reason:
+        logger.info("no reference from ONNX Runtime: %s", reason)
         return None
-    return [(o.name, array) for o, array in zip(session.get_outputs(), arrays, strict=True)]
 
 
 def _of_tvm(module: Any, inputs: Sequence[np.ndarray]) -> Named | None:

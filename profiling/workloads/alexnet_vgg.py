@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 
@@ -120,8 +120,7 @@ VGG = Family(
     sampler=_sample_vgg,
     writer=write_vgg,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "depths": VGG_DEPTHS[16],
         "width": 64,
         "dense": [4096, 4096],
@@ -137,8 +136,7 @@ ALEXNET = Family(
     sampler=_sample_alexnet,
     writer=write_alexnet,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "kernel": 11,
         "stride": 4,
         "widths": [64, 192, 384, 256, 256],

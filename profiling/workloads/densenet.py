@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 
@@ -31,7 +31,7 @@ def write_densenet(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
             if p["bottleneck"]:
                 y = net.conv_bn(y, p["bottleneck"] * growth, 1)
             y = net.conv(y, growth, 3)
-            parts = parts + [y] if p["join"] == "all" else [net.concat([parts[-1], y])]
+            parts = [*parts, y] if p["join"] == "all" else [net.concat([parts[-1], y])]
         x = net.concat(parts)
     x = net.activation(net.batch_norm(x), "relu")
     return net.classifier(x, p["classes"])
@@ -63,8 +63,7 @@ DENSENET = Family(
     sampler=_sample,
     writer=write_densenet,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "growth": 32,
         "blocks": [6, 12, 24, 16],
         "bottleneck": 4,

@@ -21,6 +21,8 @@ SIZES: Mapping[str, tuple[float, float, float]] = {
     "medium": (0.53, 200e6, 2.5e9),
     "large": (0.15, 1.4e9, 20e9),
 }
+#: Parameters of networks that were published on ImageNet.
+IMAGENET: Mapping[str, Any] = {"image": 224, "classes": 1000}
 #: Parameters that every family may have: how the network was written, see ``Network``.
 FORM = ("importer", "norm", "head", "softmax")
 _DRAWS = 40

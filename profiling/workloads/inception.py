@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, form, image
 
@@ -146,8 +146,7 @@ GOOGLENET = Family(
     sampler=_sample_googlenet,
     writer=write_googlenet,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "stem": 64,
         "modules": GOOGLENET_MODULES,
         "wide_kernel": 3,
@@ -166,8 +165,7 @@ INCEPTION_V2 = Family(
     sampler=_sample_inception_v2,
     writer=write_inception_v2,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "stem": 64,
         "modules": V2_MODULES,
         "batch_norm": True,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, divisible, form, image
 
@@ -18,6 +18,8 @@ V1_BLOCKS += [[1024, 2], [1024, 1]]
 #: MobileNetV2: expansion, channels, repeats, stride of each stage.
 V2_STAGES = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1]]
 V2_STAGES += [[6, 160, 3, 2], [6, 320, 1, 1]]
+#: Parameters that every published network here has.
+PUBLISHED = {**IMAGENET, "multiplier": 1.0, "stem_stride": 2}
 
 
 def width_multiplier(rng: np.random.Generator, size: str) -> float:
@@ -141,14 +143,7 @@ MOBILENET_V1 = Family(
     "Vision Applications, 2017, arXiv 1704.04861",
     sampler=_sample_v1,
     writer=write_v1,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "multiplier": 1.0,
-        "stem_stride": 2,
-        "blocks": V1_BLOCKS,
-        "act": "relu",
-    },
+    reference_params={**PUBLISHED, "blocks": V1_BLOCKS, "act": "relu"},
     reference_macs=0.569e9,
     reference_parameters=4.23e6,
     arithmetic=0.5,
@@ -159,14 +154,7 @@ MOBILENET_V2 = Family(
     "arXiv 1801.04381",
     sampler=_sample_v2,
     writer=write_v2,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "multiplier": 1.0,
-        "stem_stride": 2,
-        "kernel": 3,
-        "stages": V2_STAGES,
-    },
+    reference_params={**PUBLISHED, "kernel": 3, "stages": V2_STAGES},
     reference_macs=0.300e9,
     reference_parameters=3.50e6,
     arithmetic=0.35,

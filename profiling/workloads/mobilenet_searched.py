@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
 from tvm_costmodel.profiling.workloads.family import Family, Params
 from tvm_costmodel.profiling.workloads.mobilenet import (
+    PUBLISHED,
     inverted_residual,
     vary_stages,
     width_multiplier,
@@ -96,25 +97,28 @@ def _sample_v3(rng: np.random.Generator, size: str) -> Params:
     } | form(rng, headed=False)
 
 
+def _stages(
+    net: Layers, x: Tensor, p: Mapping[str, Any], act: str, squeeze: Callable[[int, int], int]
+) -> Tensor:
+    """Stages of inverted residuals; ``squeeze`` takes a block's channels and kernel."""
+    for kernel, stride, expansion, channels, repeats in p["stages"]:
+        out = divisible(channels * p["multiplier"])
+        for i in range(repeats):
+            c, step = x.shape[1], stride if i == 0 else 1
+            gate = squeeze(c, kernel)
+            x = inverted_residual(net, x, out, c * expansion, kernel, step, act, squeeze=gate)
+    return x
+
+
 def write_mnasnet(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
     """A separable convolution, then stages of inverted residuals."""
     scale = p["multiplier"]
     x = net.conv_bn(x, divisible(32 * scale), 3, p["stem_stride"])
     x = net.conv_bn(x, x.shape[1], 3, groups=x.shape[1])
     x = net.conv_bn(x, divisible(16 * scale), 1, act=None)
-    for kernel, stride, expansion, channels, repeats in p["stages"]:
-        for i in range(repeats):
-            c = x.shape[1]
-            x = inverted_residual(
-                net,
-                x,
-                divisible(channels * scale),
-                c * expansion,
-                kernel,
-                stride if i == 0 else 1,
-                "relu",
-                squeeze=divisible(c / 4) if p["squeeze"] and kernel == 5 else 0,
-            )
+    x = _stages(
+        net, x, p, "relu", lambda c, kernel: divisible(c / 4) if p["squeeze"] and kernel == 5 else 0
+    )
     return net.classifier(net.conv_bn(x, 1280, 1), p["classes"])
 
 
@@ -122,19 +126,7 @@ def write_efficientnet(net: Layers, x: Tensor, p: Mapping[str, Any]) -> Tensor:
     """Stages of inverted residuals with squeeze-and-excite and SiLU."""
     scale = p["multiplier"]
     x = net.conv_bn(x, divisible(32 * scale), 3, p["stem_stride"], act="silu")
-    for kernel, stride, expansion, channels, repeats in p["stages"]:
-        for i in range(repeats):
-            c = x.shape[1]
-            x = inverted_residual(
-                net,
-                x,
-                divisible(channels * scale),
-                c * expansion,
-                kernel,
-                stride if i == 0 else 1,
-                "silu",
-                squeeze=max(1, c // 4),
-            )
+    x = _stages(net, x, p, "silu", lambda c, kernel: max(1, c // 4))
     x = net.conv_bn(x, divisible(1280 * scale), 1, act="silu")
     return net.classifier(x, p["classes"])
 
@@ -162,14 +154,7 @@ MOBILENET_V3 = Family(
     reference="Howard et al., Searching for MobileNetV3, ICCV 2019, arXiv 1905.02244",
     sampler=_sample_v3,
     writer=write_v3,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "multiplier": 1.0,
-        "stem_stride": 2,
-        "blocks": V3_LARGE,
-        "features": 1280,
-    },
+    reference_params={**PUBLISHED, "blocks": V3_LARGE, "features": 1280},
     reference_macs=0.2165e9,
     reference_parameters=5.48e6,
     arithmetic=0.25,
@@ -181,14 +166,7 @@ MNASNET = Family(
     "2019, arXiv 1807.11626",
     sampler=_sample_mnasnet,
     writer=write_mnasnet,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "multiplier": 1.0,
-        "stem_stride": 2,
-        "stages": MNASNET_STAGES,
-        "squeeze": False,
-    },
+    reference_params={**PUBLISHED, "stages": MNASNET_STAGES, "squeeze": False},
     reference_macs=0.314e9,
     reference_parameters=4.38e6,
     arithmetic=0.35,
@@ -199,13 +177,7 @@ EFFICIENTNET = Family(
     "Networks, ICML 2019, arXiv 1905.11946",
     sampler=lambda rng, size: _sample_stages(rng, size, EFFICIENTNET_STAGES),
     writer=write_efficientnet,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "multiplier": 1.0,
-        "stem_stride": 2,
-        "stages": EFFICIENTNET_STAGES,
-    },
+    reference_params={**PUBLISHED, "stages": EFFICIENTNET_STAGES},
     reference_macs=0.386e9,
     reference_parameters=5.29e6,
     arithmetic=0.4,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.mobilenet import squeeze_excite
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
@@ -125,8 +125,7 @@ REGNET = Family(
     sampler=_sample_regnet,
     writer=write_regnet,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "widths": [32, 64, 160, 400],
         "depths": [1, 2, 7, 12],
         "group_width": 16,
@@ -140,14 +139,7 @@ CONVNEXT = Family(
     reference="Liu et al., A ConvNet for the 2020s, CVPR 2022, arXiv 2201.03545",
     sampler=_sample_convnext,
     writer=write_convnext,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "depths": [3, 3, 9, 3],
-        "width": 96,
-        "kernel": 7,
-        "gelu": "op",
-    },
+    reference_params={**IMAGENET, "depths": [3, 3, 9, 3], "width": 96, "kernel": 7, "gelu": "op"},
     reference_macs=4.456e9,
     reference_parameters=28.59e6,
 )

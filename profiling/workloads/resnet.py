@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 
@@ -89,9 +89,8 @@ RESNET = Family(
     sampler=lambda rng, size: _sample(rng, size, "basic"),
     writer=write_resnet,
     reference_params={
+        **IMAGENET,
         "block": "basic",
-        "image": 224,
-        "classes": 1000,
         "depths": [2, 2, 2, 2],
         "width": 64,
         "stem": "large",
@@ -105,9 +104,8 @@ RESNET_BOTTLENECK = Family(
     sampler=lambda rng, size: _sample(rng, size, "bottleneck"),
     writer=write_resnet,
     reference_params={
+        **IMAGENET,
         "block": "bottleneck",
-        "image": 224,
-        "classes": 1000,
         "depths": [3, 4, 6, 3],
         "width": 64,
         "stem": "large",

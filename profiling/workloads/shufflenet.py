@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, form, image
 
@@ -118,14 +118,7 @@ SHUFFLENET_V1 = Family(
     "Mobile Devices, CVPR 2018, arXiv 1707.01083",
     sampler=_sample_v1,
     writer=write_v1,
-    reference_params={
-        "image": 224,
-        "classes": 1000,
-        "groups": 3,
-        "stem": 24,
-        "width": 240,
-        "repeats": [4, 8, 4],
-    },
+    reference_params={**IMAGENET, "groups": 3, "stem": 24, "width": 240, "repeats": [4, 8, 4]},
     reference_macs=0.137e9,
     reference_parameters=None,
     arithmetic=0.2,
@@ -137,8 +130,7 @@ SHUFFLENET_V2 = Family(
     sampler=_sample_v2,
     writer=write_v2,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "stem": 24,
         "stem_pool": True,
         "widths": [116, 232, 464, 1024],

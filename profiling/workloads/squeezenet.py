@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import channels, choose, classes, form, image
 
@@ -59,8 +59,7 @@ SQUEEZENET = Family(
     sampler=_sample,
     writer=write_squeezenet,
     reference_params={
-        "image": 224,
-        "classes": 1000,
+        **IMAGENET,
         "stem": 96,
         "kernel": 7,
         "modules": 8,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvm_costmodel.profiling.workloads.conv_layers import Layers
-from tvm_costmodel.profiling.workloads.family import Family, Params
+from tvm_costmodel.profiling.workloads.family import IMAGENET, Family, Params
 from tvm_costmodel.profiling.workloads.network import Tensor
 from tvm_costmodel.profiling.workloads.sampling import choose, classes, form, image
 from tvm_costmodel.profiling.workloads.transformer_layers import (
@@ -150,9 +150,8 @@ VIT = Family(
     sampler=_sample_vit,
     writer=write_vit,
     reference_params={
-        "image": 224,
+        **IMAGENET,
         "patch": 16,
-        "classes": 1000,
         "width": 768,
         "heads": 12,
         "depth": 12,
@@ -196,9 +195,8 @@ MIXER = Family(
     sampler=_sample_mixer,
     writer=write_mixer,
     reference_params={
-        "image": 224,
+        **IMAGENET,
         "patch": 16,
-        "classes": 1000,
         "width": 768,
         "depth": 12,
         "token_inner": 384,

@@ -116,6 +116,8 @@ class RelayOperators:
     def __init__(self, relay: Any) -> None:
         self._relay = relay
         self.nn = self
+        self.relu, self.softmax = relay.nn.relu, relay.nn.softmax
+        self.avg_pool2d = relay.nn.avg_pool2d
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._relay, name)  # add, multiply, divide, erf, clip, where, ...
@@ -153,20 +155,12 @@ class RelayOperators:
         """``nn.batch_norm`` in inference."""
         return self._relay.nn.batch_norm(x, gamma, beta, mean, variance, axis).astuple()
 
-    def relu(self, x: Any) -> Any:
-        """``nn.relu``."""
-        return self._relay.nn.relu(x)
-
     def gelu(self, x: Any) -> Any:
         """By the error function, as Relay has no operator for it."""
         const, relay = self._relay.const, self._relay
         inner = relay.erf(relay.multiply(x, const(math.sqrt(0.5), "float32")))
         half = relay.multiply(x, const(0.5, "float32"))
         return relay.multiply(half, relay.add(inner, const(1.0, "float32")))
-
-    def softmax(self, x: Any, axis: int) -> Any:
-        """``nn.softmax``."""
-        return self._relay.nn.softmax(x, axis)
 
     def layer_norm(self, x: Any, gamma: Any, beta: Any, axes: Sequence[int]) -> Any:
         """``nn.layer_norm`` over one axis."""
@@ -181,10 +175,6 @@ class RelayOperators:
     def max_pool2d(self, x: Any, count_include_pad: bool, **window: Any) -> Any:
         """``nn.max_pool2d``."""
         return self._relay.nn.max_pool2d(x, **window)
-
-    def avg_pool2d(self, x: Any, **window: Any) -> Any:
-        """``nn.avg_pool2d``."""
-        return self._relay.nn.avg_pool2d(x, **window)
 
     def matmul(self, x: Any, y: Any, out_dtype: Any = None) -> Any:
         """A dense layer where ``y`` is a transposed weight, else a batched matmul."""

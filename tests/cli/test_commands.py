@@ -358,11 +358,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "graph.json"
     target.write_text("old")
     limited = (
-        "import resource, sys; from tvm_costmodel.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        f"sys.exit(main(['export', {SQUEEZENET!r}, '-o', {str(target)!r}]))"
+        "import resource, sys; from tvm_costmodel.cli import entry;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(entry())"
     )
-    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    command = [sys.executable, "-c", limited, "export", SQUEEZENET, "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and str(target) in last and "free space" in last

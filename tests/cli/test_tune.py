@@ -75,6 +75,10 @@ def test_it_tunes_once_and_remembers(
     assert result["speedup"] == pytest.approx(result["default_ms"] / result["best_ms"])
     assert result["artifact"] == str(output / "model.so") and Path(result["artifact"]).is_file()
     assert result["store"] == str(output / "measurements.db")
+    needs = json.loads((output / "requires.json").read_text())
+    assert needs["inputs"] == [[[1, 3, 12, 12], "float32"]]
+    ran = subprocess.run([sys.executable, output / "run.py"], capture_output=True, text=True)
+    assert "output 0: float32 (1, 16, 12, 12)" in ran.stdout, ran.stderr
     written = json.loads((output / "report.json").read_text())
     assert {name: written[name] for name in CONTRACT - {"artifact"}} == {
         name: result[name] for name in CONTRACT - {"artifact"}
@@ -90,7 +94,14 @@ def test_the_table_says_what_was_measured_and_decided(
 ) -> None:
     assert main(command(model, output)) == 0
     shown = capsys.readouterr().out
-    for words in ("predicted ms", "chosen as", "tiny.onnx on cpu", "times as fast", "model.so"):
+    for words in (
+        "predicted ms",
+        "chosen as",
+        "tiny.onnx on cpu",
+        "times as fast",
+        "model.so",
+        "run.py",
+    ):
         assert words in shown
 
 
@@ -169,11 +180,11 @@ def test_a_full_disk_leaves_no_half_library(
     """A file size limit stands in for a full disk, on which LLVM ends the program with a 1."""
     store = ("--store", str(output / "measurements.db"))
     limited = (
-        "import resource, sys; from tvm_costmodel.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
-        f"sys.exit(main({command(model, tmp_path / 'out', *store)!r}))"
+        "import resource, sys; from tvm_costmodel.cli import entry;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.exit(entry())"
     )
-    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    argv = command(model, tmp_path / "out", *store)
+    done = subprocess.run([sys.executable, "-c", limited, *argv], capture_output=True, text=True)
     assert done.returncode in (1, 2), done.stderr
     assert done.stderr.strip().splitlines()[-1].lower().count("error: ") == 1
     assert not (tmp_path / "out").exists()
@@ -182,7 +193,7 @@ def test_a_full_disk_leaves_no_half_library(
 
 def interrupted(model: str, output: Path, ready: Any) -> tuple[int, dict[str, Any], str]:
     """Exit code, JSON and errors of a tuning that is interrupted once ``ready`` says so."""
-    argv = command(model, output, "--format", "json", "--measure", "40", "--rounds", "10")
+    argv = command(model, output, "--format", "json", "--measure", "40", "--rounds", "3")
     child = subprocess.Popen(
         [sys.executable, "-c", _WITH_SIGINT, *argv],
         stdout=subprocess.PIPE,
@@ -202,8 +213,8 @@ def interrupted(model: str, output: Path, ready: Any) -> tuple[int, dict[str, An
 _WITH_SIGINT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-from tvm_costmodel.cli import main
-sys.exit(main(sys.argv[1:]))
+from tvm_costmodel.cli import entry
+sys.exit(entry())
 """
 
 
@@ -224,7 +235,8 @@ def test_an_interrupt_keeps_the_best_so_far(model: str, tmp_path: Path) -> None:
     assert Path(result["artifact"]).is_file()
     assert json.loads((output / "report.json").read_text())["stopped"] == "interrupted"
     names = {path.name for path in output.iterdir()}
-    assert names == {"model.so", "candidate.json", "report.json", "measurements.db"}
+    programs = {"run.py", "main.cc", "requires.json"}
+    assert names == {"model.so", "candidate.json", "report.json", "measurements.db"} | programs
     with Store(store, write=False) as opened:
         rows = sum(1 for _ in opened.measurements(status=None, variants=True))
     assert rows >= result["measured"] + result["failed"]

@@ -61,7 +61,7 @@ def test_every_predictor_sees_the_same_test_networks() -> None:
     test_sides: list[tuple[str, ...]] = []
 
     class Spy(FlopsRegressor):
-        def _predict(self, graphs):  # noqa: ANN001, ANN202
+        def _predict(self, graphs):
             test_sides.append(tuple(graph.hash for graph in graphs))
             return super()._predict(graphs)
 

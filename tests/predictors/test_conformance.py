@@ -172,7 +172,7 @@ def test_unknown_operators_are_listed_and_strict_refuses(fitted: Regressor) -> N
     predictor = Predictor(fitted, "cpu-test")
     estimate = predictor.predict(unknown_graph())
     assert estimate.unknown_ops == ("com.acme.magic",) and estimate.latency_s > 0
-    with pytest.raises(UnsupportedOperatorError, match="com.acme.magic"):
+    with pytest.raises(UnsupportedOperatorError, match=r"com.acme.magic"):
         predictor.predict(unknown_graph(), strict=True)
     assert predictor.predict(GRAPHS[0], strict=True).unknown_ops == ()
 

@@ -94,7 +94,7 @@ def test_a_predictor_without_interval_gives_nan() -> None:
 
 
 @pytest.mark.parametrize("entry", zoo(), ids=lambda entry: f"{entry.device}/{entry.predictor}")
-def test_every_shipped_checkpoint_loads_and_predicts(entry) -> None:  # noqa: ANN001
+def test_every_shipped_checkpoint_loads_and_predicts(entry) -> None:
     predictor = load_predictor(entry.path)
     assert predictor.name == entry.predictor in REGISTRY and predictor.device == entry.device
     estimate = predictor.predict(GRAPHS[0])

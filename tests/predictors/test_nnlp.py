@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,8 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_run_epoch", stop_after_three)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             fit(epochs=6, state_dir=tmp_path)
-        except KeyboardInterrupt:
-            pass
     resumed = fit(epochs=6, state_dir=tmp_path, resume=True)
     np.testing.assert_array_equal(resumed.predict(GRAPHS), straight.predict(GRAPHS))
 

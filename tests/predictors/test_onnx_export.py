@@ -130,7 +130,7 @@ def test_an_export_replaces_its_own_checkpoint_and_nothing_else(
 
 def test_what_needs_no_export_says_so(tmp_path: Path) -> None:
     folder = FlopsRegressor().fit(GRAPHS, LATENCY).save(tmp_path / "flops")
-    with pytest.raises(ConfigError, match="flops needs no export: .*exported are: roofline"):
+    with pytest.raises(ConfigError, match=r"flops needs no export: .*exported are: roofline"):
         export_checkpoint(folder, tmp_path / "out")
 
 

@@ -125,14 +125,14 @@ def test_damaged_missing_and_foreign_exports_are_refused(checkpoint: Path) -> No
     assert load_predictor(checkpoint, engine="torch").predict(SMALL[0]).latency_s > 0
     del card["onnx"]
     (checkpoint / CARD).write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match="models export .* -o DIR"):
+    with pytest.raises(CheckpointError, match=r"models export .* -o DIR"):
         load()
     with pytest.raises(ConfigError, match="unknown engine 'tensorrt'; known: auto, torch"):
         load_predictor(checkpoint, engine="tensorrt")
 
 
 def test_a_missing_or_older_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match="does not take the model .*pip install -U onnxrun"):
+    with pytest.raises(CheckpointError, match=r"does not take the model .*pip install -U onnxrun"):
         open_session(b"no model", "the model")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match="pip install onnxruntime"):

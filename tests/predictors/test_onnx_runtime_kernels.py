@@ -42,18 +42,19 @@ def some_candidates(space: DecisionSpace, count: int = 40) -> list[Candidate]:
     return [space.default, *(space.explore(rng) for _ in range(count))]
 
 
-def export(name: str, folder: Path, device: str = DEVICE, context: str = "types") -> Path:
-    """Two small members with weights that no training gave them, exported."""
-    settings = {"channels": 16, "context_channels": 8, "members": 2, "context": context}
+def export(name: str, folder: Path, members: int, context: str) -> Path:
+    """Small members with weights that no training gave them, exported."""
+    settings = {"channels": 16, "context_channels": 8, "members": members, "context": context}
+    settings |= {"blocks": 1, "layers": 1}
     regressor = build_regressor(name, 0, settings)
     assert isinstance(regressor, KernelFormerRegressor)
-    regressor.networks = [network.eval() for network in new_networks(regressor.model, 2, 0)]
+    regressor.networks = [network.eval() for network in new_networks(regressor.model, members, 0)]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for network in regressor.networks:
             for parameter in network.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape))
-    regressor.card["device"] = device
+    regressor.card["device"] = DEVICE
     written = export_checkpoint(regressor.save(folder / "plain"), folder / "exported")
     assert written.difference <= TOLERANCE
     return written.path
@@ -68,7 +69,7 @@ def engines(folder: Path) -> tuple[Predictor, Predictor]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export("kernel_former", tmp_path_factory.mktemp("former"))
+    return export("kernel_former", tmp_path_factory.mktemp("former"), 2, "types")
 
 
 def annotated(space: DecisionSpace, candidates: list[Candidate]) -> list[OpGraph]:
@@ -102,22 +103,16 @@ def test_kernels_get_the_same_costs(folder: Path) -> None:
     np.testing.assert_allclose(exported.latency_s, whole.latency_s, rtol=1e-5)
 
 
-def test_wider_tokens_are_exported_alike(tmp_path: Path) -> None:
+def test_wider_tokens_and_a_context_that_sees_decisions_are_exported_alike(tmp_path: Path) -> None:
     space = a_space("relay")
     graphs = annotated(space, some_candidates(space))
-    expected, exported = engines(export("relay_kernel_former", tmp_path))
+    expected, exported = engines(export("relay_kernel_former", tmp_path, 1, "full"))
     assert exported.name == "relay_kernel_former"
     answers = exported.regressor.predict(graphs)
     np.testing.assert_allclose(answers, expected.regressor.predict(graphs), rtol=1e-5)
     assert len(np.unique(answers)) > 20
-
-
-def test_a_context_that_sees_decisions_reads_whole_graphs(tmp_path: Path) -> None:
-    space = a_space()
-    _, exported = engines(export("kernel_former", tmp_path, context="full"))
-    assert (
-        isinstance(exported.regressor, ExportedKernelFormer) and exported.regressor.sees_decisions
-    )
+    assert isinstance(exported.regressor, ExportedKernelFormer)
+    assert exported.regressor.sees_decisions  # so that whole graphs are read
     assert isinstance(scorer_for(exported, space), GraphScorer)
 
 

@@ -13,9 +13,11 @@ from tests.graphs import resnet_graph
 from tvm_costmodel.cli import main
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.models import ZOO
-from tvm_costmodel.predictors.conformal import OTHER_PROCESSOR
+from tvm_costmodel.predictors.conformal import OTHER_PROCESSOR, SCALED
 from tvm_costmodel.predictors.loading import load_predictor, zoo
-from tvm_costmodel.user_cache import VARIABLE
+from tvm_costmodel.profiling.devices import resolve_device, this_machine
+from tvm_costmodel.profiling.measuring.speed_test import speed_of
+from tvm_costmodel.user_cache import VARIABLE, Speed, keep_speed
 
 HOME, OTHER = "cpu-amd-zen5", "cpu-intel-f6m250"
 FLOPS = ZOO / HOME / "flops"
@@ -39,6 +41,37 @@ def test_another_processor_gets_a_warning_and_a_wide_interval(
     low, high = OTHER_PROCESSOR
     assert estimate.low_s == pytest.approx(low * at_home.low_s)
     assert estimate.high_s == pytest.approx(high * at_home.high_s)
+
+
+def test_answers_are_scaled_by_the_reference_kernels_time_where_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    at_home = load_predictor(f"{HOME}/flops").predict(resnet_graph())
+    home_s = json.loads((FLOPS / "checkpoint.json").read_text())["machine"]["reference_s"]
+    keep_speed(OTHER, Speed(1.5 * home_s))
+    estimate = load_predictor(f"{HOME}/flops", device=OTHER).predict(resnet_graph())
+    assert estimate.latency_s == pytest.approx(1.5 * at_home.latency_s)
+    assert estimate.low_s == pytest.approx(1.5 * SCALED[0] * at_home.low_s)
+    assert estimate.high_s == pytest.approx(1.5 * SCALED[1] * at_home.high_s)
+    assert "answers are multiplied by 1.5, the speed of a reference kernel" in caplog.text
+    (tmp_path / "speed" / f"{OTHER}.json").write_text('{"reference_s": -1, "doubtful": false}')
+    unscaled = load_predictor(f"{HOME}/flops", device=OTHER).predict(resnet_graph())
+    assert unscaled.latency_s == at_home.latency_s
+
+
+def test_this_machines_speed_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    here = this_machine()
+    seconds = speed_of(here)
+    assert seconds is not None and 1e-4 < seconds < 1
+    keep_speed(here.name, Speed(0.25))
+    assert speed_of(here) == 0.25
+    keep_speed(here.name, Speed(1e-9, doubtful=True))
+    assert speed_of(here) == 1e-9  # measured again, and the least is taken
+    assert speed_of(resolve_device("rpi4")) is None
 
 
 def test_a_checkpoint_alone_is_for_whatever_it_learned_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -52,7 +52,7 @@ def test_it_learns_from_the_marks_of_relay(relax: KernelFormerRegressor) -> None
     others = [RelayAnnotator(graph).annotate(unpacked) for graph in GRAPHS]
     before = relax.predict(packed)
     graphs, latency = packed + others, np.concatenate([before, 2 * before])
-    recipe = replace(RelayKernelFormerRegressor.recipe, epochs=40, batch_size=8, learning_rate=3e-3)
+    recipe = replace(RelayKernelFormerRegressor.recipe, epochs=20, batch_size=8, learning_rate=5e-3)
     regressor = RelayKernelFormerRegressor(recipe).init_from(relax)
     names = [graph.hash for graph in GRAPHS] * 2
     regressor.fit(graphs, latency, (graphs, latency), networks=(names, names))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm_costmodel.compilers.components import full_record
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.graph.types import Operator, TensorType
 from tvm_costmodel.profiling.measuring.record import (
@@ -102,6 +103,7 @@ def write_store(
                 source_key=f"{device} {i}",
                 timing=timing(float(f"{seconds:.6g}")),
                 kernels=(),
+                components=full_record("relax", {}),
             )
             store.put_measurement(row)
     return str(path)

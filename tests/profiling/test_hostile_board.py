@@ -93,7 +93,7 @@ def test_a_confined_process_gives_up_all_but_one_port(tmp_path: Path) -> None:
         "start a program": lambda: os.execv("/bin/true", ["true"]),
         "fork": lambda: os.fork() or os._exit(0),
         "signal": lambda: os.kill(os.getppid(), signal.SIGUSR1),
-        "read its parent's variables": lambda: open(f"/proc/{os.getppid()}/environ").read(),
+        "read its parent's variables": lambda: Path(f"/proc/{os.getppid()}/environ").read_text(),
         "reach others": lambda: socket.socket().connect(addresses[1]),
         "send datagrams": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "reach daemons": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),

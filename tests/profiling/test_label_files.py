@@ -104,7 +104,7 @@ def test_bad_files_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="damaged"):
         read_labels(bad)
     bad.write_bytes(b"plain text")
-    with pytest.raises(StoreError, match="damaged or not an .xz label file"):
+    with pytest.raises(StoreError, match=r"damaged or not an .xz label file"):
         read_labels(bad)
     bad.write_bytes(lzma.compress(b'{"format": "else"}\n'))
     with pytest.raises(StoreError, match="not a label file"):

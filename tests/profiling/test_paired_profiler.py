@@ -13,8 +13,9 @@ import pytest
 from tests.profiling.conftest import QUICK
 from tvm_costmodel.errors import MeasurementError
 from tvm_costmodel.profiling.label_files.variants import export_variants, read_variants
-from tvm_costmodel.profiling.paired_profiler import PairedProfiler, VariantRun
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler
 from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.variants import VariantRun
 
 Make = Callable[..., PairedProfiler]
 
@@ -96,7 +97,7 @@ def test_outputs_beyond_tolerance_are_discarded(trials: Make) -> None:
 def test_a_network_whose_default_build_fails_is_refused(trials: Make) -> None:
     profiler = trials()
     profiler.open(tiny(fault="raise"))
-    with pytest.raises(MeasurementError, match="even in its default build: .*no such thing"):
+    with pytest.raises(MeasurementError, match=r"even in its default build: .*no such thing"):
         profiler.measure(choices("a"))
     assert profiler.baseline is not None and profiler.baseline.status == "build_failed"
     profiler.open(tiny())

@@ -114,7 +114,7 @@ def test_stale_labels_are_measured_again_and_replaced(
 def test_labels_of_changed_components_are_measured_again(make_profiler: Make) -> None:
     profiler = make_profiler(compiler="plain_compiler:RELAX")
     assert profiler.run(tiny(2, 3)).measured == 2
-    old, fresh = profiler.store.measurements()
+    old, _fresh = profiler.store.measurements()
     assert old.components is not None
     used = {name for name, version in old.components.items() if version}
     assert {"template/conv", "pass/layout"} <= used and "template/depthwise" not in used
@@ -200,7 +200,7 @@ def test_a_bad_model_file_is_an_error_at_once(make_profiler: Make, tmp_path: Pat
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a model")
     profiler = make_profiler()
-    with pytest.raises(ModelFileError, match="broken.onnx"):
+    with pytest.raises(ModelFileError, match=r"broken.onnx"):
         profiler.run([*tiny(2), FileSource(str(path))])
     assert profiler.store.count() == profiler.store.count(status=None) == 1
 

@@ -126,9 +126,9 @@ def test_kernels_and_graphs_of_a_store(tmp_path: Path) -> None:
     path, row = tmp_path / "store.db", measurement(4)
     with Store(path) as store:
         bad = dataclasses.replace(row.kernels[0], latency_s=-1.0)
-        with pytest.raises(StoreError, match="kernel relu takes -1.0 s"):
+        with pytest.raises(StoreError, match=r"kernel relu takes -1.0 s"):
             store.put_measurement(dataclasses.replace(row, kernels=(bad,)))
-        with pytest.raises(StoreError, match="its graph has the hash .*nothing was stored"):
+        with pytest.raises(StoreError, match=r"its graph has the hash .*nothing was stored"):
             store.put_measurement(dataclasses.replace(row, graph=relu_graph(5).to_json()))
         store.put_measurement(row)
         store.put_measurement(measurement(5))

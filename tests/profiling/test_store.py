@@ -169,7 +169,7 @@ def test_read_only_folder(tmp_path: Path) -> None:
 
 def test_read_only_store_refuses_rows(path: Path) -> None:
     Store(path).close()
-    with pytest.raises(StoreError, match="readonly.*choose another path"):
+    with pytest.raises(StoreError, match=r"readonly.*choose another path"):
         Store(path, write=False).put_measurement(measurement(4))
 
 

@@ -94,19 +94,20 @@ def test_a_writer_waits_as_long_as_others_make_progress(
     monkeypatch.setattr(transactions, "PATIENCE_S", 0.4)
     monkeypatch.setattr(connection, "BUSY_S", 0.01)
     store = Store(path)
-    stop = time.monotonic() + 1.2
+    stop, held = time.monotonic() + 1.2, threading.Event()
 
     def hold() -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             while time.monotonic() < stop:
                 other.execute("BEGIN IMMEDIATE")
+                held.set()
                 other.execute("INSERT OR REPLACE INTO environments VALUES ('e', ?)", (time.time(),))
                 time.sleep(0.1)
                 other.execute("COMMIT")
 
     holder = threading.Thread(target=hold)
     holder.start()
-    time.sleep(0.02)
+    assert held.wait(60)
     store.put_measurement(measurement(4))
     holder.join()
     assert store.count() == 1
@@ -120,7 +121,7 @@ def test_a_writer_gives_up_where_nothing_happens(
     store._db.execute("PRAGMA busy_timeout = 10")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="locked.*another program is writing to it"):
+        with pytest.raises(StoreError, match=r"locked.*another program is writing to it"):
             store.put_measurement(measurement(4))
         other.execute("ROLLBACK")
     store.put_measurement(measurement(4))
@@ -190,7 +191,7 @@ def as_another_user() -> Iterator[Callable[[Callable[[], str]], str]]:
         os.waitpid(child, 0)
         return answer
 
-    yield run
+    return run
 
 
 @pytest.fixture

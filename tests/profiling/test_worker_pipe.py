@@ -27,7 +27,7 @@ def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
 
 def test_arguments_are_plain_numbers_and_do_not_overlap() -> None:
     floats = random_array(((3, 50_000), "float32"))
-    assert floats.shape == (3, 50_000) and 0.1 <= floats.min() and floats.max() < 1.0
+    assert floats.shape == (3, 50_000) and floats.min() >= 0.1 and floats.max() < 1.0
     assert not random_array(((4,), "int64")).any()
     parameters = (((5, 7), "float32"), ((3,), "int64"), ((5, 7), "float32"), ((2, 9), "float32"))
     tensors = ArgumentPool().tensors(parameters)

@@ -193,14 +193,21 @@ def test_encoder() -> None:
 @pytest.mark.parametrize(
     ("network", "family", "changes"),
     [
-        ("bvlc_alexnet", "alexnet", {"local_norm": True, "softmax": True}),
+        pytest.param(
+            *("bvlc_alexnet", "alexnet", {"local_norm": True, "softmax": True}),
+            marks=pytest.mark.slow,
+        ),
         ("squeezenet", "squeezenet", {"kernel": 3, "pool_before": [2, 4], "softmax": True}),
         pytest.param(
             *("vgg19", "vgg", {"depths": [2, 2, 4, 4, 4], "softmax": True}), marks=pytest.mark.slow
         ),
         ("resnet50", "resnet_bottleneck", {"head": "window", "softmax": True}),
         ("densenet121", "densenet", {"norm": "scaled", "head": "mean-conv", "join": "last"}),
-        ("inception_v2", "inception_v2", {"norm": "scaled", "head": "window", "softmax": True}),
+        pytest.param(
+            *("inception_v2", "inception_v2"),
+            {"norm": "scaled", "head": "window", "softmax": True},
+            marks=pytest.mark.slow,
+        ),
         ("shufflenet", "shufflenet_v1", {"head": "window", "softmax": True, "groups": 4}),
     ],
 )

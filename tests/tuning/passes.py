@@ -12,7 +12,6 @@ from tvm import relax
 from tvm_costmodel.compilers.relax import cpu_target
 from tvm_costmodel.compilers.relax.config import PipelineConfig
 from tvm_costmodel.compilers.relax.pass_pipeline import fuse_operators, graph_passes
-from tvm_costmodel.frontends.relax.export import from_relax
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.ops import ANNOTATIONS
 
@@ -28,17 +27,17 @@ def through_passes(mod: tvm.IRModule, config: PipelineConfig) -> tvm.IRModule:
         return tvm.transform.Sequential(graph_passes(plain))(mod)
 
 
-def exported_after(mod: tvm.IRModule, config: PipelineConfig) -> OpGraph:
-    return from_relax(through_passes(mod, config))
+def kernels_after(passed: tvm.IRModule, config: PipelineConfig) -> Kernels:
+    """How often each kernel occurs, as the sorted names and result shapes of its PrimFuncs.
 
-
-def kernels_after(mod: tvm.IRModule, config: PipelineConfig) -> Kernels:
-    """How often each kernel occurs, as the sorted names and result shapes of its PrimFuncs."""
+    Args:
+        passed: What `through_passes` gave for this configuration.
+    """
     passes = [relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern()]
     if config.fuse:
         passes.append(fuse_operators(config.fuse_depth))
     with cpu_target(), tvm.transform.PassContext(opt_level=3):
-        mod = tvm.transform.Sequential(passes)(through_passes(mod, config))
+        mod = tvm.transform.Sequential(passes)(passed)
     return Counter(
         tuple(sorted(_primfuncs(mod, binding.value)))
         for block in mod["main"].body.blocks

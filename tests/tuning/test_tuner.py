@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,12 +13,13 @@ from tests.compilers.networks_small import network
 from tests.profiling.labels import measurement, timing
 from tests.tuning.scorers import KnownScorer
 from tvm_costmodel.frontends.relax.export import from_relax
-from tvm_costmodel.profiling.measuring.record import MeasurementConfig
-from tvm_costmodel.profiling.paired_profiler import VariantResult, VariantRun
+from tvm_costmodel.profiling.measuring.record import MeasurementConfig, Timing
+from tvm_costmodel.profiling.variants import VariantResult, VariantRun
 from tvm_costmodel.tuning.config import TuneSettings
-from tvm_costmodel.tuning.report import ratio_of
+from tvm_costmodel.tuning.report import Ratio, pooled, ratio_of, shrunk
 from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.space.rule_of_thumb import rule_of_thumb
 from tvm_costmodel.tuning.tuner import Tuning
 
 Ratios = Callable[[Candidate, int], float | str]
@@ -31,12 +32,14 @@ class ScriptedProfiler:
     Args:
         ratio: Latency over the default's, or the status of a failure.
         noise: Relative noise of a round's ratio, one up and one down.
+        control: Ratio of a second build of the default.
     """
 
     measurement = MeasurementConfig()
 
-    def __init__(self, ratio: Ratios, noise: float = 0.0) -> None:
-        self.ratio, self.noise = ratio, noise
+    def __init__(self, ratio: Ratios, noise: float = 0.0, control: float = 1.0) -> None:
+        self.ratio, self.noise, self.control = ratio, noise, control
+        self.controls: list[Timing] = []
         self.seconds = {"builds": 0.0, "runs": 0.0}
         self.requests: list[tuple[list[Candidate], int, bool]] = []
         self.times: dict[Candidate, int] = {}
@@ -47,10 +50,12 @@ class ScriptedProfiler:
         tolerance: float,
         rounds: int | None = None,
         reuse: bool = True,
+        control: bool = False,
     ) -> list[VariantResult]:
         candidates = [Candidate.from_dict(trial.decisions) for trial in trials]
         blocks = rounds or self.measurement.blocks
         self.requests.append((candidates, blocks, reuse))
+        self.controls = [self._timing(self.control, blocks)] if control else []
         return [self._one(t, c, blocks) for t, c in zip(trials, candidates, strict=True)]
 
     def _one(self, trial: VariantRun, candidate: Candidate, blocks: int) -> VariantResult:
@@ -59,8 +64,11 @@ class ScriptedProfiler:
         if isinstance(ratio, str):
             row = measurement(4, status=ratio, error="as scripted", timing=None)
             return VariantResult(trial, row)
+        return VariantResult(trial, measurement(4, timing=self._timing(ratio, blocks)))
+
+    def _timing(self, ratio: float, blocks: int) -> Timing:
         signs = [1 if i % 2 else -1 for i in range(blocks)]
-        label = timing(
+        return timing(
             1e-3 * ratio,
             blocks=tuple((1e-3 * ratio * (1 + s * self.noise), 1e-3) for s in signs),
             baseline_blocks=((1e-3, 1e-3),) * blocks,
@@ -68,7 +76,6 @@ class ScriptedProfiler:
             max_abs_err=1e-6,
             max_rel_err=1e-6,
         )
-        return VariantResult(trial, measurement(4, timing=label))
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +88,11 @@ def tuned(
     ratio: Ratios,
     scorer: KnownScorer | None = None,
     noise: float = 0.0,
+    control: float = 1.0,
     **settings: Any,
 ) -> Tuning:
     chosen = TuneSettings(**{"candidates": 600, "measure": 6} | settings)
-    profiler: Any = ScriptedProfiler(ratio, noise)
+    profiler: Any = ScriptedProfiler(ratio, noise, control)
     tuning = Tuning(space, scorer or KnownScorer(GAINS), profiler, chosen)
     tuning.run()
     return tuning
@@ -92,6 +100,10 @@ def tuned(
 
 def algorithms(candidate: Candidate) -> Mapping[int, object]:
     return {i: value for i, name, value in candidate.operators if name == "algorithm"}
+
+
+def all_values(space: DecisionSpace) -> set[tuple[str, object]]:
+    return {(c.decision.name, value) for c in space.choices for value in c.values[1:]}
 
 
 def test_the_fastest_is_measured_twice_and_wins(space) -> None:
@@ -104,9 +116,9 @@ def test_the_fastest_is_measured_twice_and_wins(space) -> None:
     assert winner.ratio.value == pytest.approx(0.6)
     assert algorithms(winner.candidate) == {1: "winograd4"}
     assert len(tuning.measured) == 6
-    *rounds, confirmation = tuning.profiler.requests
-    assert [blocks for _, blocks, _ in rounds] == [2] * len(rounds)
-    assert confirmation[1:] == (4, False) and winner.candidate in confirmation[0]
+    *rounds, first, second = tuning.profiler.requests
+    assert [reuse for *_, reuse in rounds] == [True] * len(rounds)
+    assert first == second and first[1:] == (2, False) and winner.candidate in first[0]
     assert space.default not in tuning.measured
 
 
@@ -129,13 +141,39 @@ def test_the_noise_decides_whether_four_per_cent_are_a_gain(space, noise, wins) 
     assert (tuning.winner is not None) is wins
 
 
+@pytest.mark.parametrize(("control", "wins"), [(1.01, True), (0.97, False), (1.03, False)])
+def test_no_gain_below_what_two_builds_of_the_default_differ_by_is_claimed(
+    space, control, wins
+) -> None:
+    tuning = tuned(space, lambda candidate, number: 0.96, control=control)
+    assert (tuning.winner is not None) is wins
+    assert tuning.spread == pytest.approx(abs(np.log(control)))
+    assert len(tuning.controls) == 2  # one in each pass of the confirmation
+
+
+def test_what_an_expert_would_take_is_measured_whatever_the_predictor_says(space) -> None:
+    expert = rule_of_thumb(space)
+    assert algorithms(expert) == {1: "winograd4"}
+    misled = KnownScorer({("algorithm", "winograd4"): 0.5})
+    tuning = tuned(space, lambda c, n: 0.7 if c == expert else 1.1, misled)
+    assert next(iter(tuning.measured)) == expert
+    assert tuning.winner is not None and tuning.winner.candidate == expert
+
+
+def test_what_is_predicted_far_slower_is_not_measured(space) -> None:
+    slower = {(name, value): 0.4 for name, value in all_values(space)}
+    tuning = tuned(space, lambda c, n: 1.2, KnownScorer(slower))
+    assert len(tuning.measured) == 1 and tuning.winner is None  # what an expert would take
+    assert tuning.default_timing is not None
+
+
 def test_failures_cost_their_measurement_and_no_more(space) -> None:
     def ratio(candidate: Candidate, number: int) -> float | str:
         return 0.8 if algorithms(candidate) == {1: "winograd4"} else "build_failed"
 
     tuning = tuned(space, ratio)
     statuses = [m.result.status for m in tuning.measured.values()]
-    assert statuses[0] == "build_failed" and "ok" in statuses
+    assert {"build_failed", "ok"} == set(statuses)
     assert tuning.winner is not None
     assert algorithms(tuning.winner.candidate) == {1: "winograd4"}
 
@@ -170,7 +208,7 @@ def test_a_favourite_that_fails_at_last_leaves_the_next_one(space) -> None:
 
 def test_adapting_learns_each_measurement_once_before_the_next_search(space) -> None:
     class Learning(KnownScorer):
-        calls: list[list[Candidate]] = []
+        calls: ClassVar[list[list[Candidate]]] = []
 
         def learn(self, candidates, ratios):
             self.calls.append(list(candidates))
@@ -232,8 +270,20 @@ def test_ratios_come_from_rounds_in_units_of_the_reference() -> None:
     )
     ratio = ratio_of(label)
     assert ratio is not None and ratio.value == pytest.approx(2.0)
-    assert ratio.error == 0.005 and not ratio.beats_default
+    assert ratio.error == 0.005 and not ratio.beats_default()
     rough = ratio_of(replace(label, blocks=((0.8e-3, 1e-3), (2.0e-3, 2e-3))))
     assert rough is not None
     assert rough.error == pytest.approx(np.std([np.log(0.8), 0.0], ddof=1) / np.sqrt(2))
     assert ratio_of(replace(label, baseline_blocks=())) is None
+
+
+def test_several_ratios_of_a_candidate_become_one() -> None:
+    both = pooled([Ratio(-0.1, 0.01), Ratio(-0.2, 0.01)])
+    assert both is not None and both.log == pytest.approx(-0.15)
+    assert both.error == pytest.approx(0.05)  # they differ by more than either's noise
+    assert pooled([Ratio(-0.1, 0.01), None]) is None
+
+
+def test_noisy_ratios_count_less() -> None:
+    sure, noisy = shrunk([Ratio(-0.2, 0.005), Ratio(-0.25, 0.2)])
+    assert sure == pytest.approx(-0.2, abs=0.01) and sure < noisy < 0

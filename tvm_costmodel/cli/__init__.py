@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from tvm_costmodel.cli.output import Output, write_result
 from tvm_costmodel.errors import CostModelError, MissingDependencyError
-from tvm_costmodel.tvm_version import installed, is_tested, version_remedy
+from tvm_costmodel.tvm_version import fault_of_tvm, installed, is_tested, version_remedy
 
 COMMANDS = (
     "export",
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.debug or (error.name or "").startswith("tvm_costmodel"):
             raise
-        missing = MissingDependencyError.of_import(error)
+        missing = fault_of_tvm(error) or MissingDependencyError.of_import(error)
         return _report(missing, args.debug, missing.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
+        if fault := fault_of_tvm(error):
+            return _report(fault, False, fault.exit_code)
         what = f"unexpected {type(error).__name__}: {error}; --debug shows where"
         if not is_tested():
             what += f"; this may be the fault of {installed()}: {version_remedy()}"

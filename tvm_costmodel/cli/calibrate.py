@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tvm_costmodel.cli.options import add_board, add_device, positive_float
+from tvm_costmodel.cli.options import add_board, add_device, add_keep_stale, positive_float
 from tvm_costmodel.cli.output import Output, table
 from tvm_costmodel.errors import ConfigError
 
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "one that `predict` takes)",
     )
     parser.add_argument("--store", metavar="FILE", help="labels: a .db store or .jsonl.xz file")
+    add_keep_stale(parser)
     add_device(parser, default=None)
     add_board(parser)
     parser.add_argument(
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> Output:
     from tvm_costmodel.transfer.workflow import calibrate_checkpoint
 
     regressor = load_predictor(args.checkpoint).regressor
-    labels = LabelledGraphs.of(read_labels(args.store, args.device))
+    labels = LabelledGraphs.of(read_labels(args.store, args.device, keep_stale=args.keep_stale))
     summary = calibrate_checkpoint(regressor, labels, args.output)
     return Output(summary.to_dict(), _text(summary))
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Output:
     predictors = args.predictors.split(",")
     for name in predictors:
         regressor_class(name)  # an unknown one is refused before the labels are read
-    labels = LabelledGraphs.of(read_labels(args.store, args.device))
+    labels = LabelledGraphs.of(read_labels(args.store, args.device, keep_stale=args.keep_stale))
     rows = compare(labels, predictors, args.split, range(args.seeds))
     fields = {
         "device": labels.device,

@@ -89,6 +89,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """Reads a seed, 0 or more and below 2**32, for argparse."""
+    value = int(text)
+    if not 0 <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 to 2**32 - 1")
+    return value
+
+
 def positive_float(text: str) -> float:
     """Reads a number above 0, for argparse."""
     value = float(text)
@@ -139,3 +147,13 @@ def add_labels(parser: argparse.ArgumentParser, required: bool = True) -> None:
         help="measurement store (.db), or labels exported from one (.jsonl.xz)",
     )
     parser.add_argument("--device", help="which device's labels, when the store has several")
+    add_keep_stale(parser)
+
+
+def add_keep_stale(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--keep-stale``."""
+    parser.add_argument(
+        "--keep-stale",
+        action="store_true",
+        help="also take labels of code that has changed since, as of a device that is gone",
+    )

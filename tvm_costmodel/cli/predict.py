@@ -98,6 +98,7 @@ def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estim
     from tvm_costmodel.predictors.loading import load_predictor, zoo
     from tvm_costmodel.predictors.registry import DECISION_AWARE
     from tvm_costmodel.profiling.devices import without_compiler
+    from tvm_costmodel.profiling.measuring.speed_test import speed_of
 
     name = device.name
     if not args.checkpoint and all(entry.device != name for entry in zoo()):
@@ -109,6 +110,8 @@ def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estim
                 device.name,
                 name,
             )
+    if not args.checkpoint and all(entry.device != name for entry in zoo()):
+        speed_of(device)
     predictor = load_predictor(args.checkpoint or name, device=name, engine=args.engine)
     if predictor.name in DECISION_AWARE:
         raise ConfigError(
@@ -156,7 +159,9 @@ def _compared_with_measurement(
     """Compares the given predictor, or the device's shipped ones (all where it has none)."""
     from tvm_costmodel.predictors.loading import Predictor, load_predictor, zoo
     from tvm_costmodel.predictors.registry import DECISION_AWARE
+    from tvm_costmodel.profiling.measuring.speed_test import speed_of
 
+    speed_of(device)
     of_networks = [entry for entry in zoo() if entry.predictor not in DECISION_AWARE]
     shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
     names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)

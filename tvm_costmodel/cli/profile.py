@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_costmodel.cli import kernel_table
 from tvm_costmodel.cli.options import (
     add_board,
     add_compiler,
@@ -17,6 +18,7 @@ from tvm_costmodel.cli.options import (
     positive_float,
     positive_int,
     renamed_option,
+    seed_number,
 )
 from tvm_costmodel.cli.output import Output, milliseconds, table
 from tvm_costmodel.compilers.registry import known_compiler
@@ -40,7 +42,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser, many=True)
     add_device(parser)
     add_compiler(parser)
-    parser.add_argument("--store", metavar="DB", required=True, help="store to measure into")
+    parser.add_argument(
+        "--store", metavar="DB", help="store to measure into; needed unless --kernels is given"
+    )
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="time the kernels of one MODEL where they run, and say what limits each; stores "
+        "nothing",
+    )
     parser.add_argument(
         "--suite", metavar="NAME", help="workloads to measure: default, quick, or a family"
     )
@@ -52,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed_number,
         help="seed of the suite's networks (0; 1 with --select, since the shipped predictors "
         "learned from those of 0)",
     )
@@ -125,6 +135,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Output:
     """Measures; exit code 1 when nothing could be measured, 130 when interrupted."""
+    if args.kernels:
+        return kernel_table.run(args)
+    if not args.store:
+        raise ConfigError("give the store to measure into as --store DB, or --kernels for none")
     from tvm_costmodel.profiling.devices import choose_device
     from tvm_costmodel.profiling.label_files.networks import export_dataset, import_dataset
     from tvm_costmodel.profiling.label_files.variants import export_variants

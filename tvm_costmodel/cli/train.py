@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from tvm_costmodel.cli.options import add_labels, renamed_option
+from tvm_costmodel.cli.options import add_labels, renamed_option, seed_number
 from tvm_costmodel.cli.output import Output, named_rows, table
 from tvm_costmodel.errors import ConfigError
 
@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="checkpoint directory to write"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the training")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, help="seed of the split and the training"
+    )
     parser.add_argument(
         "--variants",
         metavar="FILE",
@@ -65,12 +67,16 @@ def run(args: argparse.Namespace) -> Output:
         raise ConfigError(
             "--init-from is for relay_kernel_former, which learns from --variants FILE"
         )
-    labels = LabelledGraphs.of(read_labels(args.store, args.device)) if args.store else None
+    labels = None
+    if args.store:
+        stored = read_labels(args.store, args.device, keep_stale=args.keep_stale)
+        labels = LabelledGraphs.of(stored)
     if args.variants:
         from tvm_costmodel.profiling.label_files.variants import read_variants
         from tvm_costmodel.tuning.learning.variant_dataset import labels_of_variants
 
-        labels = labels_of_variants(read_variants(args.variants, args.device), labels)
+        variants = read_variants(args.variants, args.device, args.keep_stale)
+        labels = labels_of_variants(variants, labels)
     assert labels is not None
     summary = train(
         labels,

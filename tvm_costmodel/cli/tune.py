@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tvm_costmodel.cli.options import (
     add_board,
@@ -13,6 +14,7 @@ from tvm_costmodel.cli.options import (
     positive_float,
     positive_int,
     renamed_option,
+    seed_number,
 )
 from tvm_costmodel.cli.output import Output
 
@@ -95,13 +97,14 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapt", action="store_true", help="learn from each round before the next"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the search")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed of the search")
 
 
 def run(args: argparse.Namespace) -> Output:
     """Tunes and writes the winner; exit code 130 when interrupted."""
     from tvm_costmodel.profiling.devices import choose_device
     from tvm_costmodel.tuning.config import STORE
+    from tvm_costmodel.tuning.standalone import has_programs
     from tvm_costmodel.tuning.tune import tune
 
     result = tune(
@@ -116,5 +119,7 @@ def run(args: argparse.Namespace) -> Output:
     artifact = str(result.artifact(args.output))
     written = {"artifact": artifact, "store": args.store or f"{args.output}/{STORE}"}
     text = f"{result.report.to_text()}\n{artifact} holds it"
+    if has_programs(Path(args.output)):
+        text += "; run.py and main.cc next to it run it with TVM's runtime alone"
     code = 130 if result.report.stopped == "interrupted" else 0
     return Output(result.report.to_dict() | written, text, code)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _NO_SIZES = ("seed", "steps", "networks", "version", "features_version")
 """Integers of a card's description that say nothing of the network's size."""
-LONGEST_S = 1e7
-"""Longest answer, a third of a year: beyond it is no latency of one pass."""
+SHORTEST_S, LONGEST_S = 1e-10, 1e7
+"""Shortest and longest answer, a third of a year: beyond them is no latency of one pass."""
 
 Labelled = tuple[Sequence[OpGraph], np.ndarray]
 
@@ -129,8 +129,9 @@ class Regressor(Checkpointed):
                 f"({type(error).__name__}: {error}); export the model again with "
                 "`tvm-costmodel export`"
             ) from error
-        if not np.all((latency > 0) & (latency < LONGEST_S)):
-            worst = latency[~((latency > 0) & (latency < LONGEST_S))][0]
+        possible = (latency > SHORTEST_S) & (latency < LONGEST_S)
+        if not np.all(possible):
+            worst = latency[~possible][0]
             raise CheckpointError(
                 f"the {self.name} predictor answers {worst:g} s, which is no latency: its "
                 "checkpoint is damaged, or the graph is unlike all that it learned from; take "

@@ -21,6 +21,13 @@ processors are too few for a promise of coverage; ``benchmarks/new_device/other_
 prints the quantiles.
 """
 
+SCALED = (0.8, 2.3)
+"""The same where answers are scaled by how fast the reference kernel runs there.
+
+What is left was 0.9 to 1.4 on the Emerald Rapids and 1.1 to 2.1 on the Zen 3, which has half the
+vectors: the reference kernel has none.
+"""
+
 
 @dataclass(frozen=True)
 class Interval:

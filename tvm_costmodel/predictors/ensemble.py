@@ -10,7 +10,6 @@ import numpy as np
 
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
-from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
 from tvm_costmodel.tokenizer.operator_features import PhysicalTokenizer, PhysicalTokens
 
 _CHUNK = 256  # graphs per run
@@ -42,7 +41,7 @@ class RooflineAnswers(Regressor):
         tokenizer: Encodes graphs for the members.
     """
 
-    tokenizer: PhysicalTokenizer | KernelTokenizer
+    tokenizer: PhysicalTokenizer
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         parts = [

@@ -36,7 +36,8 @@ class FlopsRegressor(Regressor):
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         assert self.coefficients is not None
-        return np.exp(self._columns(graphs) @ self.coefficients)
+        seconds: np.ndarray = np.exp(self._columns(graphs) @ self.coefficients)
+        return seconds
 
     def _columns(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         """Terms of the power law, float64 [G, 3]."""

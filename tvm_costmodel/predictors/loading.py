@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,10 @@ from tvm_costmodel.errors import (
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.predictors.base import Regressor
 from tvm_costmodel.predictors.checkpoint import CARD, current_name, read_card, refuse_renamed
-from tvm_costmodel.predictors.conformal import OTHER_PROCESSOR
+from tvm_costmodel.predictors.conformal import OTHER_PROCESSOR, SCALED
 from tvm_costmodel.predictors.registry import EXPORTED, NETWORKS, REGISTRY
 from tvm_costmodel.profiling.devices import is_other_processor, this_machine
-from tvm_costmodel.user_cache import cache_folder
+from tvm_costmodel.user_cache import cache_folder, stored_speed
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Estimate:
         regressor: The regressor that predicted it, which also computes `per_op`.
         asked: The device that was asked for, where it is another processor than ``device``; the
             interval is widened for that.
+        speed: What the regressor's latencies were multiplied by for that, see `Predictor`.
     """
 
     latency_s: float
@@ -77,6 +79,7 @@ class Estimate:
     graph: OpGraph
     regressor: Regressor | None = field(default=None, repr=False)
     asked: str = ""
+    speed: float = 1.0
 
     @property
     def graph_hash(self) -> str:
@@ -93,6 +96,7 @@ class Estimate:
         seconds = self.regressor.per_operator(self.graph) if self.regressor else None
         if seconds is None:
             return None
+        seconds = seconds * self.speed
         order = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
         operators = self.graph.operators
         return tuple(OperatorShare(i, operators[i].op, float(seconds[i])) for i in order)
@@ -108,6 +112,8 @@ class Predictor:
 
     Attributes:
         asked: That device, where it is another processor; empty otherwise.
+        speed: How many times longer the reference kernel takes there than where the labels were
+            measured, which answers are multiplied by; 1 where either is not known.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Predictor:
         self.regressor = regressor
         self.device = device or str(regressor.card.get("device", ""))
         self.asked = asked if asked and is_other_processor(asked, self.device) else ""
+        self.speed = _relative_speed(regressor.card, self.asked) or 1.0
 
     @property
     def name(self) -> str:
@@ -145,10 +152,11 @@ class Predictor:
         if strict:
             for graph in networks:
                 _refuse_unknown(graph)
-        latency = self.regressor.predict(networks)
+        latency = self.regressor.predict(networks) * self.speed
         low, high = self.regressor.bounds(latency)
         if self.asked:
-            low, high = low * OTHER_PROCESSOR[0], high * OTHER_PROCESSOR[1]
+            widened = OTHER_PROCESSOR if self.speed == 1.0 else SCALED
+            low, high = low * widened[0], high * widened[1]
         estimates = [
             Estimate(
                 float(latency[i]),
@@ -160,6 +168,7 @@ class Predictor:
                 graph,
                 self.regressor,
                 self.asked,
+                self.speed,
             )
             for i, graph in enumerate(networks)
         ]
@@ -259,11 +268,15 @@ def load_predictor(
     learned = str(card.get("device", ""))
     asked = device or _named_processor(name_or_dir)
     if asked and is_other_processor(asked, learned):
+        speed = _relative_speed(card, asked)
         logger.warning(
-            "%s learned on %s, and %s is another processor: latencies were %g to %g times its "
-            "answers on others, and intervals are widened by that; `tvm-costmodel calibrate` "
-            "corrects it for this machine in three minutes",
-            name, learned, asked, *OTHER_PROCESSOR,
+            "%s learned on %s, and %s is another processor: %slatencies were %g to %g times "
+            "such answers, and intervals are widened by that; `tvm-costmodel calibrate` corrects "
+            "it for this machine in three minutes",
+            name, learned, asked,
+            f"answers are multiplied by {speed:.3g}, the speed of a reference kernel; "
+            if speed else "",
+            *(SCALED if speed else OTHER_PROCESSOR),
         )  # fmt: skip
     elif device is not None and learned and learned != device:
         raise CheckpointError(
@@ -273,6 +286,15 @@ def load_predictor(
         )
     regressor = _engine_class(str(name), path, card, engine).load(path)
     return Predictor(regressor, learned, asked)
+
+
+def _relative_speed(card: Mapping[str, Any], asked: str) -> float | None:
+    """The reference kernel's time on a processor over that where the labels were measured."""
+    machine = card.get("machine")
+    home = machine.get("reference_s") if isinstance(machine, dict) else None
+    here = stored_speed(asked) if asked else None
+    is_time = isinstance(home, int | float) and 0 < home < math.inf
+    return here.reference_s / home if here and home and is_time else None
 
 
 def _named_processor(name_or_dir: str | Path | None) -> str | None:

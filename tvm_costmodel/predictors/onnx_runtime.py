@@ -108,7 +108,7 @@ class ExportedRooflineFormer(RooflineAnswers, ExportedRegressor):
     """`RooflineFormer`: its network computes the latency of each operator for each member."""
 
     name = "roofline_former"
-    tokenizer_class: ClassVar[type[PhysicalTokenizer | KernelTokenizer]] = PhysicalTokenizer
+    tokenizer_class: ClassVar[type[PhysicalTokenizer]] = PhysicalTokenizer
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         super().__init__(folder, description)
@@ -118,7 +118,7 @@ class ExportedRooflineFormer(RooflineAnswers, ExportedRegressor):
         operators, graph = self._operators([self.tokenizer.encode(graph) for graph in graphs])
         total = np.zeros((len(graphs), len(operators)), np.float32)
         np.add.at(total, graph, operators.T)  # float32 and in order, as torch sums
-        return total.T.astype(np.float64)
+        return np.asarray(total.T, np.float64)
 
     def _operators(self, tokens: Sequence[PhysicalTokens]) -> tuple[np.ndarray, np.ndarray]:
         """Latency in ms of every token by each member, float32 [members, R], and its graph, [R]."""
@@ -207,7 +207,8 @@ class ExportedNarFormerV2(ExportedRegressor):
             answers[part] = self.session.run(["answer"], inputs)[0]
         if self.unit == "ms":
             return answers * 1e-3
-        return answers * np.exp(log_power_law(graphs, self.power_law))
+        seconds: np.ndarray = answers * np.exp(log_power_law(graphs, self.power_law))
+        return seconds
 
 
 class ExportedPublishedNarFormerV2(ExportedNarFormerV2):

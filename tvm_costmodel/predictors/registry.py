@@ -24,8 +24,8 @@ __all__ = [
     "REGISTRY",
     "RENAMED",
     "build_regressor",
-    "require_decision_aware",
     "regressor_class",
+    "require_decision_aware",
 ]
 
 _PACKAGE = "tvm_costmodel.predictors"

@@ -19,7 +19,6 @@ from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models.layers import with_weights
 from tvm_costmodel.models.roofline_former import RooflineFormer, RooflineFormerConfig
 from tvm_costmodel.predictors.ensemble import RooflineAnswers, member_state, stack_states
-from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
 from tvm_costmodel.tokenizer.operator_features import PhysicalTokenizer, PhysicalTokens
 from tvm_costmodel.training.dataset import LabelledGraphs
 from tvm_costmodel.training.ensemble_trainer import EnsembleConfig, EnsembleTrainer
@@ -50,7 +49,7 @@ class RooflineFormerRegressor(RooflineAnswers):
     """
 
     name = "roofline_former"
-    tokenizer_class: ClassVar[type[PhysicalTokenizer | KernelTokenizer]] = PhysicalTokenizer
+    tokenizer_class: ClassVar[type[PhysicalTokenizer]] = PhysicalTokenizer
     recipe: ClassVar[EnsembleConfig] = EnsembleConfig()
     config_class: ClassVar[Callable[..., RooflineFormerConfig]] = RooflineFormerConfig
     shape_settings: ClassVar[tuple[str, ...]] = tuple(

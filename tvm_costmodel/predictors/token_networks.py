@@ -117,11 +117,13 @@ class NetworkRegressor(Regressor):
         """Seconds that an answer of 1 stands for, by network, float64 [G]."""
         if self.unit == "ms":
             return np.full(len(graphs), 1e-3)
-        return np.exp(log_power_law(graphs, self.power_law))
+        unit: np.ndarray = np.exp(log_power_law(graphs, self.power_law))
+        return unit
 
     def _predict(self, graphs: Sequence[OpGraph]) -> np.ndarray:
         parts = [answers(self.network, tokens) for tokens in self._encode_ahead(graphs)]
-        return np.concatenate(parts) * self._unit_s(graphs)
+        seconds: np.ndarray = np.concatenate(parts) * self._unit_s(graphs)
+        return seconds
 
     def _encode_ahead(self, graphs: Sequence[OpGraph]) -> Iterator[list[TokenArrays]]:
         """Chunks of tokens; the next one is encoded while the caller works on the current one."""

@@ -133,7 +133,8 @@ class XGBoostRegressor(Regressor):
 
     def predict_table(self, table: Table) -> np.ndarray:
         """Seconds of networks whose features are already computed, float64 [G]."""
-        return np.exp(self.booster.predict(self._matrix(table)).astype(np.float64))
+        seconds: np.ndarray = np.exp(self.booster.predict(self._matrix(table)).astype(np.float64))
+        return seconds
 
     @staticmethod
     def table(graphs: Sequence[OpGraph]) -> Table:

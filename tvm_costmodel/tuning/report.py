@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -38,10 +38,40 @@ class Ratio:
         """The ratio."""
         return math.exp(self.log)
 
-    @property
-    def beats_default(self) -> bool:
-        """Whether it is below 1 by more than twice its error."""
-        return self.log + 2 * self.error < 0
+    def beats_default(self, spread: float = 0.0) -> bool:
+        """Whether it is below 1 by more than twice its error.
+
+        Args:
+            spread: What the logs of two timings of one build differ by, which counts as error.
+        """
+        return self.log + 2 * max(self.error, spread) < 0
+
+
+def pooled(ratios: Sequence[Ratio | None]) -> Ratio | None:
+    """One ratio of several measurements of a candidate; None where one of them failed.
+
+    Its error is no less than what the measurements differ by.
+    """
+    known = [ratio for ratio in ratios if ratio is not None]
+    if not known or len(known) < len(ratios):
+        return None
+    logs = [ratio.log for ratio in known]
+    error = math.sqrt(sum(ratio.error**2 for ratio in known)) / len(known)
+    return Ratio(float(np.mean(logs)), max(error, float(np.std(logs)), _LEAST_ERROR))
+
+
+def shrunk(ratios: Sequence[Ratio]) -> list[float]:
+    """Logs of ratios, each moved towards 0 by how much of what was seen is its noise.
+
+    The posterior mean under a normal prior around the default, whose variance is what the ratios
+    themselves show (empirical Bayes, Efron and Morris, 1973).
+    """
+    if not ratios:
+        return []
+    logs = np.array([ratio.log for ratio in ratios])
+    noise = np.array([ratio.error for ratio in ratios]) ** 2
+    prior = max(float(np.mean(logs**2 - noise)), 1e-6)
+    return [float(log) for log in logs * prior / (prior + noise)]
 
 
 def ratio_of(timing: Timing) -> Ratio | None:
@@ -106,7 +136,8 @@ class TuneReport:
         default_ms: Measured latency of the default build, paired with the winner.
         best_ms: ``default_ms`` times the winner's ratio; ``default_ms`` where the default won.
         speedup: ``default_ms / best_ms``.
-        noise: Standard error of the logarithm of the speed-up.
+        noise: Standard error of the logarithm of the speed-up, or where it is more, what the logs
+            of two timings of the default build differed by.
         default_predicted_ms: The predictor's latency of the default build.
         best_predicted_ms: The predictor's latency of the winner.
         measured: Candidates that were built and run with correct outputs, those of the store
@@ -212,9 +243,15 @@ class TuneReport:
             f"time: {spent}" if spent else "time: none, tuned earlier",
             f"default {_number(self.default_ms)} ms, best {_number(self.best_ms)} ms: "
             f"{self.speedup:.3f} times as fast (noise {self.noise:.1%}); outputs differ by at most "
-            f"{self.max_abs_err:.2g}",
+            f"{self.max_abs_err:.2g}{self._paid()}",
             self.summary,
         ]
+
+    def _paid(self) -> str:
+        """After how many inferences the time that tuning took has been saved."""
+        saved = (self.default_ms or 0.0) - (self.best_ms or 0.0)
+        spent = self.seconds.get("in all", 0.0)
+        return f"; paid back after {spent * 1e3 / saved:,.0f} inferences" if saved and spent else ""
 
 
 def _known(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:

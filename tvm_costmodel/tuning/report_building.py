@@ -44,7 +44,7 @@ def build_report(
         default_ms=default_ms,
         best_ms=None if default_ms is None else default_ms / speedup,
         speedup=speedup,
-        noise=ratio.error if ratio else 0.0,
+        noise=max(ratio.error if ratio else 0.0, tuning.spread),
         default_predicted_ms=_milliseconds(tuning.default.latency_s),
         best_predicted_ms=_milliseconds(
             (winner.proposal.scored if winner else tuning.default).latency_s

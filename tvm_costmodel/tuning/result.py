@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,13 @@ from tvm_costmodel.profiling.devices import Device
 from tvm_costmodel.profiling.devices.targets import make_target
 from tvm_costmodel.tuning.report import TuneReport
 from tvm_costmodel.tuning.space.candidate import Candidate
+from tvm_costmodel.tuning.standalone import has_programs, requirements, write_programs
 from tvm_costmodel.tuning.task import TuneTask
 
 if TYPE_CHECKING:
     import tvm
 
-    from tvm_costmodel.compilers.compiler import Build, BuildConfig
+    from tvm_costmodel.compilers.compiler import Build, BuildConfig, TensorSpec
 
 REPORT, CANDIDATE = "report.json", "candidate.json"
 
@@ -41,6 +43,7 @@ class TuneResult:
         built: Folder of the library as the measuring worker built it, removed together with this
             object; None where this program has to compile it: after an interrupt, and where the
             decisions are those of an earlier tuning.
+        inputs: Shape and dtype of each input of the library in ``built``.
     """
 
     report: TuneReport
@@ -49,6 +52,7 @@ class TuneResult:
     task: TuneTask
     device: Device
     built: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+    inputs: Sequence[TensorSpec] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def build(self) -> Build:
@@ -80,7 +84,7 @@ class TuneResult:
         return Path(directory) / ("model.so" if is_linked(self.device) else "model.tar")
 
     def export(self, directory: str | os.PathLike[str]) -> Path:
-        """Writes library, ``candidate.json`` and ``report.json``.
+        """Writes library, ``candidate.json``, ``report.json`` and, of Relax, what runs the library.
 
         Each file is whole or absent, and the report is there only together with the library that
         it describes. A directory that holds this very result is left as it is.
@@ -106,6 +110,8 @@ class TuneResult:
                 library = self.build.export(path, self.device.cross_compiler).read_bytes()
         (folder / REPORT).unlink(missing_ok=True)
         write_atomically(artifact, library)
+        if self._runs_alone:
+            write_programs(folder, self._requirements())
         write_atomically(folder / CANDIDATE, self.candidate.to_json() + "\n")
         record = {
             **self.report.to_dict(),
@@ -116,13 +122,24 @@ class TuneResult:
         write_atomically(folder / REPORT, json.dumps(record, indent=1) + "\n")
         return artifact
 
+    @property
+    def _runs_alone(self) -> bool:
+        """Whether TVM's runtime alone can run the library."""
+        return self.task.compiler == DEFAULT_COMPILER and is_linked(self.device)
+
+    def _requirements(self) -> dict[str, Any]:
+        compiler, inputs = known_compiler(self.task.compiler), self.inputs
+        if self.built is None:
+            inputs = compiler.input_specs(self.task.module(self.report.graph_hash))
+        return requirements(make_target(self.device, compiler), inputs)
+
     def _is_in(self, folder: Path) -> bool:
         """Whether a directory holds this result's library already."""
-        if not self.report.stored:
+        if not self.report.stored or (self._runs_alone and not has_programs(folder)):
             return False
         try:
             record: Any = json.loads((folder / REPORT).read_text())
-            same = (
+            same = bool(
                 record["graph_hash"] == self.report.graph_hash
                 and record["device"] == self.report.device
                 and record["pipeline"]["key"] == self.config.key

@@ -191,10 +191,11 @@ def _with_library(result: TuneResult, tuning: Tuning, begin: float) -> TuneResul
         return result
     folder = tempfile.TemporaryDirectory(prefix="tvm-costmodel-")
     fields = tuning.space.config_fields(result.candidate)
-    tuning.profiler.export(fields, result.artifact(folder.name))
+    inputs = tuning.profiler.export(fields, result.artifact(folder.name))
     seconds = {**tuning.seconds, **tuning.profiler.seconds, "in all": time.monotonic() - begin}
     rounded = {part: round(took, 3) for part, took in seconds.items()}
-    return replace(result, report=replace(result.report, seconds=rounded), built=folder)
+    report = replace(result.report, seconds=rounded)
+    return replace(result, report=report, built=folder, inputs=tuple(inputs))
 
 
 def space_for(

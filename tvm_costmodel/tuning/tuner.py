@@ -6,26 +6,29 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from tvm_costmodel.errors import CheckpointError
 from tvm_costmodel.profiling.measuring.record import Timing
-from tvm_costmodel.profiling.paired_profiler import (
-    PairedProfiler,
-    VariantResult,
-    VariantRun,
-    clocked,
-)
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler, clocked
+from tvm_costmodel.profiling.variants import VariantResult, VariantRun
 from tvm_costmodel.tuning.config import TuneSettings
-from tvm_costmodel.tuning.report import Ratio, ratio_of
-from tvm_costmodel.tuning.search.acquisition import FAILED, Outcome, Proposal, propose
+from tvm_costmodel.tuning.report import Ratio, pooled, ratio_of, shrunk
+from tvm_costmodel.tuning.search.acquisition import (
+    FAILED,
+    RULE_OF_THUMB,
+    Outcome,
+    Proposal,
+    propose,
+)
 from tvm_costmodel.tuning.search.ledger import Scored
 from tvm_costmodel.tuning.search.search import SearchResult, search
 from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
+from tvm_costmodel.tuning.space.rule_of_thumb import rule_of_thumb
 
 if TYPE_CHECKING:
     from tvm_costmodel.tuning.scoring.scorer import Scorer
@@ -34,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _GROUP = 4  # candidates whose timing is interleaved: an interrupt loses at most so many
 _CONFIRMED = 3  # favourites that are measured a second time
+_PASSES = 2  # in which they are
 _UNSURE = 4  # one in so many measurements goes to what the model knows least about
 _SEARCH_SHARE = 0.25  # of the minutes, for all searches together
 
@@ -75,6 +79,7 @@ class Tuning:
         stopped: Why it ended.
         seconds: Where the time went.
         default_timing: A timing of the default build, or of a variant that was timed with it.
+        controls: Ratios of a second build of the default, timed along with each confirmation.
     """
 
     space: DecisionSpace
@@ -87,6 +92,7 @@ class Tuning:
     stopped: str = "finished"
     seconds: dict[str, float] = field(default_factory=dict)
     default_timing: Timing | None = None
+    controls: list[Ratio] = field(default_factory=list)
     _learnt: set[Candidate] = field(default_factory=set)
 
     def run(self) -> None:
@@ -131,14 +137,23 @@ class Tuning:
             if not number or self.settings.adapt:
                 self._search(number)
             last = number == len(shares) - 1 and number > 0
+            known = [] if number else self._rule_of_thumb()
+            assumed = {p.scored.candidate: FAILED for p in known}  # measured in any case
             proposals = propose(
                 self.searches[-1].ranked,
                 self.default,
-                {trial.candidate: _outcome(trial) for trial in self.measured.values()},
-                share,
+                assumed | {t.candidate: _outcome(t) for t in self.measured.values()},
+                share - len(known),
                 0 if last else share // _UNSURE,
             )
-            self._measure(proposals)
+            self._measure([*known, *proposals])
+
+    def _rule_of_thumb(self) -> list[Proposal]:
+        """What is measured whatever the predictor says, so that the winner is never behind it."""
+        scored = self.searches[-1].of(rule_of_thumb(self.space))
+        if scored is None or scored.candidate == self.space.default:
+            return []
+        return [Proposal(scored, RULE_OF_THUMB)]
 
     def _search(self, number: int) -> None:
         settings = self.settings
@@ -162,7 +177,7 @@ class Tuning:
                 seconds,
                 settings.strategy,
                 settings.seed + number,
-                start=list(self.measured),
+                start=[rule_of_thumb(self.space), *self.measured],
             )
         self.searches.append(result)
         if not math.isfinite(self.default.latency_s):
@@ -185,7 +200,9 @@ class Tuning:
                 self.settings.tolerance,
                 rounds or self.settings.blocks,
                 reuse=not (self.settings.force or confirming),
+                control=confirming,
             )
+            self.controls += [r for r in map(ratio_of, self.profiler.controls) if r is not None]
             for proposal, result in zip(group, results, strict=True):
                 done.append(self._keep(proposal, result, confirming))
             favourites = self._favourites()[:_CONFIRMED]  # may be confirmed, and win
@@ -206,32 +223,55 @@ class Tuning:
         return trial
 
     def _show(self, confirmed: bool) -> None:
-        good = [m.ratio.value for m in self.measured.values() if m.ratio is not None]
+        good = [m.ratio for m in self.measured.values() if m.ratio is not None]
         failed = len(self.measured) - len(good)
-        best = f"{1 / min(good):.2f}x" if good else "-"
+        best = f"{math.exp(-min(0.0, *shrunk(good))):.2f}x" if good else "-"
         self._bar.set_postfix_str(f"best {best}, failed {failed}", refresh=False)
         self._bar.update(0 if confirmed else 1)
 
     def _faster(self) -> list[Trial]:
         """Candidates that were faster than the default beyond noise, the fastest first."""
-        return [m for m in self._favourites() if m.ratio is not None and m.ratio.beats_default]
+        return [m for m in self._favourites() if self._beats_default(m)]
+
+    def _beats_default(self, trial: Trial) -> bool:
+        return trial.ratio is not None and trial.ratio.beats_default(self.spread)
+
+    @property
+    def spread(self) -> float:
+        """By how much the logs of two timings of one build differed, root mean square."""
+        logs = [control.log for control in self.controls]
+        return math.sqrt(sum(log * log for log in logs) / len(logs)) if logs else 0.0
 
     def _favourites(self) -> list[Trial]:
-        """Candidates that were faster than the default, the fastest first."""
-        good = [m for m in self.measured.values() if m.ratio is not None and m.ratio.log < 0]
-        return sorted(good, key=_log_ratio)
+        """Candidates that were faster than the default, the fastest first.
+
+        The fastest of many is often a lucky one: noisy ratios count less.
+        """
+        good = {m.candidate: m.ratio for m in self.measured.values() if m.ratio is not None}
+        logs = dict(zip(good, shrunk(list(good.values())), strict=True))
+        faster = sorted((c for c in logs if logs[c] < 0), key=lambda c: logs[c])
+        return [self.measured[candidate] for candidate in faster]
 
     def _confirm(self) -> Trial | None:
-        """Measures the favourites again: the fastest of many is often just a lucky one."""
+        """Measures the favourites again: the fastest of many is often just a lucky one.
+
+        It is done in passes, one after the other, as what disturbs a machine lasts for seconds.
+        """
         waiting = self._favourites()
-        rounds = 2 * (self.settings.blocks or self.profiler.measurement.blocks)
+        rounds = self.settings.blocks or self.profiler.measurement.blocks
         while waiting:
             favourites, waiting = waiting[:_CONFIRMED], waiting[_CONFIRMED:]
-            confirmed = self._measure([m.proposal for m in favourites], rounds)
+            passes = [
+                self._measure([m.proposal for m in favourites], rounds) for _ in range(_PASSES)
+            ]
+            for trials in zip(*passes, strict=True):
+                ratio = pooled([trial.ratio for trial in trials])
+                self.measured[trials[-1].candidate] = replace(trials[-1], ratio=ratio)
+            confirmed = [self.measured[m.candidate] for m in favourites]
             good = [m for m in confirmed if m.ratio is not None]
             if good:
                 best = min(good, key=_log_ratio)
-                return best if best.ratio is not None and best.ratio.beats_default else None
+                return best if self._beats_default(best) else None
         return None
 
     def _time_default(self) -> None:

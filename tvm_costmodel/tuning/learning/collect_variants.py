@@ -10,8 +10,9 @@ import numpy as np
 
 from tvm_costmodel.errors import CostModelError, DeviceError, StoreError
 from tvm_costmodel.profiling.outcome import ProfileSummary, SourceResult
-from tvm_costmodel.profiling.paired_profiler import PairedProfiler, VariantResult, VariantRun
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler
 from tvm_costmodel.profiling.sources import Source
+from tvm_costmodel.profiling.variants import VariantResult, VariantRun
 from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 

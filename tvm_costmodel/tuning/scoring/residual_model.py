@@ -65,7 +65,7 @@ class ResidualModel:
 
     def _offset(self, candidate: Candidate) -> float:
         return sum(
-            amount * self._weights[self._column[name]]
+            amount * float(self._weights[self._column[name]])
             for name, amount in self._features(candidate).items()
             if name in self._column
         )

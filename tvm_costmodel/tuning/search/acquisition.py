@@ -20,6 +20,7 @@ from tvm_costmodel.tuning.search.ledger import Scored
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 
 FAVOURITE, IMPROVEMENT, UNKNOWN = "predicted best", "expected improvement", "least known"
+RULE_OF_THUMB = "rule of thumb"
 
 # Standard deviation of a prediction's error: a floor, and a share of the predicted difference.
 _FLOOR = 0.03
@@ -29,6 +30,7 @@ _POOL, _POOL_UNSURE = 256, 64
 # `_ALIKE_LOG` and the cosine of their decisions is above `_ALIKE`.
 _ALIKE_LOG, _ALIKE = 0.01, 0.9
 _COULD_WIN = 2.0  # standard deviations
+_HOPELESS = 1.645  # standard deviations: one in twenty
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Proposal:
 
     Attributes:
         scored: The candidate with its score.
-        why: `FAVOURITE`, `IMPROVEMENT` or `UNKNOWN`.
+        why: `FAVOURITE`, `IMPROVEMENT`, `UNKNOWN` or `RULE_OF_THUMB`.
     """
 
     scored: Scored
@@ -79,7 +81,8 @@ def propose(
             could still be the fastest.
 
     Returns:
-        At most ``count`` candidates that differ from the default and were not measured.
+        At most ``count`` candidates that differ from the default and were not measured; none that
+        is less than once in twenty expected to beat the default, but for the first.
     """
     pool = _pool(ranked, default.candidate, measured, count)
     open_to_choice = np.array([scored.candidate not in measured for scored in pool], bool)
@@ -94,7 +97,14 @@ def propose(
         why = IMPROVEMENT if measured or proposals else FAVOURITE
         if number >= count - unsure:
             why = UNKNOWN
-        at = _argbest(why, mean, cov, best, open_to_choice)
+        if measured or proposals:
+            deviation = np.sqrt(np.maximum(np.diag(cov), 1e-12))
+            hopeful = open_to_choice & (mean - _HOPELESS * deviation < 0)
+            if not hopeful.any():
+                break
+        else:
+            hopeful = open_to_choice
+        at = _argbest(why, mean, cov, best, hopeful)
         proposals.append(Proposal(pool[at], why))
         open_to_choice[at] = False
         best = min(best, float(mean[at]))
@@ -121,7 +131,9 @@ def _expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) 
     from scipy.special import ndtr
 
     z = (best - mean) / deviation
-    return (best - mean) * ndtr(z) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    gain: np.ndarray = (best - mean) * ndtr(z) + deviation * density
+    return gain
 
 
 def _pool(

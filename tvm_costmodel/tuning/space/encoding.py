@@ -98,7 +98,8 @@ class CandidateEncoding:
         key = encoded[: len(self._networks)].tobytes()
         if key not in self._met:
             self._met[key] = self._needs_met(encoded)
-        return self._met[key][self._needed[self._start + encoded]]
+        allowed: np.ndarray = self._met[key][self._needed[self._start + encoded]]
+        return allowed
 
     def under(self, encoded: np.ndarray, network: np.ndarray) -> np.ndarray:
         """The encoding with the decisions about the network taken from another encoding."""
