@@ -143,13 +143,14 @@ class CellGP(nn.Module):
         side = torch.cat([cells.blocks[name] for name in self.terms[index].blocks], dim=1)
         sizes = torch.tensor(self._sizes[index], device=side.device)
         scale = self.block_scale[index].repeat_interleave(sizes) + self.feature_scale[index]
-        return side * scale.exp()
+        features: Tensor = side * scale.exp()
+        return features
 
     def negative_log_likelihood(self, cells: CellFeatures, target: Tensor, spread: float) -> Tensor:
         """Negative log likelihood of ``target [N]`` and the scales, up to a constant."""
         lower = torch.linalg.cholesky(self._noisy(cells))
         white = torch.linalg.solve_triangular(lower, target[:, None], upper=False)
-        loss = 0.5 * white.square().sum() + lower.diagonal().log().sum()
+        loss: Tensor = 0.5 * white.square().sum() + lower.diagonal().log().sum()
         for block, feature in zip(self.block_scale, self.feature_scale, strict=True):
             loss = loss + feature.square().sum() / (2 * spread**2)
             loss = loss + (block - _SCALE).square().sum() / (2 * _SCALE_SPREAD**2)

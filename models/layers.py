@@ -61,7 +61,8 @@ class Dropout(nn.Module):
         words = self._generator.integers(0, 2**64, size=-(-x.numel() // 4), dtype=np.uint64)
         bits = torch.from_numpy(words.view(np.int16)[: x.numel()])
         mask = (bits >= self.threshold - 32768).view(x.shape)
-        return _Mask.apply(x, mask, 65536 / (65536 - self.threshold))
+        kept: Tensor = _Mask.apply(x, mask, 65536 / (65536 - self.threshold))
+        return kept
 
 
 def seed_dropout(network: nn.Module, *entropy: int) -> None:
@@ -134,7 +135,8 @@ class GroupedFeedForward(nn.Module):
         split = self.norm(x).reshape(-1, self.groups, x.shape[-1] // self.groups)  # [R, G, D / G]
         hidden = self.up(split.transpose(0, 1).contiguous())  # [G, R, hidden / G]
         hidden = self.down(self.dropout(torch.relu(hidden)))  # [G, R, D / G]
-        return self.dropout(hidden.transpose(0, 1).reshape(x.shape))
+        answer: Tensor = self.dropout(hidden.transpose(0, 1).reshape(x.shape))
+        return answer
 
 
 def uniform_fan_in_(linear: nn.Linear) -> None:

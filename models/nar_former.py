@@ -98,10 +98,12 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
         mixed = self.dropout(torch.softmax(scores, dim=-1)) @ v  # [B, H, Q, D / H]
-        return self.out(mixed.transpose(1, 2).flatten(2))  # [B, Q, D]
+        answer: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # [B, Q, D]
+        return answer
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
 
 
 class FeedForward(nn.Module):
@@ -120,7 +122,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x [..., D]`` to ``[..., D]``."""
-        return x + self.down(self.dropout(torch.relu(self.up(self.norm(x)))))
+        x = x + self.down(self.dropout(torch.relu(self.up(self.norm(x)))))
+        return x
 
 
 class EncoderBlock(nn.Module):
@@ -139,7 +142,8 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Maps ``x [B, L, D]`` to ``[B, L, D]``; ``mask [B, L]`` is true on tokens."""
         y = self.norm(x)
-        return self.feed_forward(x + self.attention(y, y, mask))
+        answer: Tensor = self.feed_forward(x + self.attention(y, y, mask))
+        return answer
 
 
 class FuseUnit(nn.Module):
@@ -158,7 +162,9 @@ class FuseUnit(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """Maps ``x [B, Q, D]`` and ``memory [B, L, D]`` under ``mask [B, L]`` to ``[B, Q, D]``."""
-        return self.feed_forward(self.attention(self.norm(x), self.norm_memory(memory), mask))
+        mixed = self.attention(self.norm(x), self.norm_memory(memory), mask)
+        answer: Tensor = self.feed_forward(mixed)
+        return answer
 
 
 class QueryStage(nn.Module):
@@ -181,7 +187,7 @@ class QueryStage(nn.Module):
     def forward(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Maps ``memory [B, K, D]`` under ``mask [B, K]`` to ``[B, Q, D]``."""
         queries = self.queries.expand(len(memory), -1, -1)
-        x = self.feed_forward(self.attention(queries, self.norm(memory), mask))
+        x: Tensor = self.feed_forward(self.attention(queries, self.norm(memory), mask))
         for block in self.blocks:
             x = block(x)
         return x
@@ -233,7 +239,7 @@ class NarFormer(nn.Module):
         if self.config.static_channels:
             if static is None:
                 raise ValueError("this network was built for whole networks: give static")
-            answers = self.head(torch.cat([x, static], dim=-1))
+            answers: Tensor = self.head(torch.cat([x, static], dim=-1))
             return answers.squeeze(-1) if self.config.outputs == 1 else answers
         return torch.sigmoid(self.head(x)).squeeze(-1)
 

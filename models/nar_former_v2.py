@@ -153,7 +153,8 @@ class Block(EdgeBlock):
 
     def _finish(self, x: Tensor) -> Tensor:
         x = self.dropout(torch.relu(x))
-        return x + self.gamma * self.feed_forward(x)
+        x = x + self.gamma * self.feed_forward(x)
+        return x
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """Maps ``x [B, N, D_in]`` under ``adjacency [B, N, N]`` to ``[B, N, D]``."""

@@ -72,7 +72,8 @@ class DirectedAttention(nn.Module):
         seen = masks.repeat_interleave(self.heads // 4, dim=1)
         weights = torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1)
         mixed = self.dropout(weights) @ v  # [B, H, N, D / H]
-        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        answer: Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        return answer
 
 
 class DirectedFeedForward(nn.Module):
@@ -98,7 +99,8 @@ class DirectedFeedForward(nn.Module):
         ahead, back = self.convolve(x).chunk(2, dim=-1)  # [B, N, hidden / 2]
         along = torch.cat([adjacency @ ahead, adjacency.transpose(-2, -1) @ back], dim=-1)
         hidden = self.dropout(torch.relu(self.up(x) + along))
-        return self.dropout(self.down(hidden))
+        answer: Tensor = self.dropout(self.down(hidden))
+        return answer
 
 
 class NnFormerBlock(nn.Module):
@@ -127,4 +129,5 @@ class NnFormerBlock(nn.Module):
         """
         masks = directed_masks(adjacency) if masks is None else masks
         x = x + self.attention(self.norm_attention(x), masks)
-        return x + self.feed_forward(self.norm_feed_forward(x), adjacency)
+        x = x + self.feed_forward(self.norm_feed_forward(x), adjacency)
+        return x

@@ -79,7 +79,8 @@ class SageLayer(EdgeBlock):
 
     def _finish(self, mean: Tensor, root: Tensor) -> Tensor:
         x = F.normalize(self.neighbours(mean) + root, dim=-1)
-        return self.dropout(torch.relu(x))
+        answer: Tensor = self.dropout(torch.relu(x))
+        return answer
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """Maps ``x [B, N, D_in]`` under symmetric 0/1 ``adjacency [B, N, N]`` to ``[B, N, D]``."""

@@ -172,7 +172,8 @@ class DirectedAttention(nn.Module):
             mixed = weights.unsqueeze(-1) * v[reads, heads]
             summed = torch.zeros_like(mixed[:rows]).index_add(0, reader, mixed)
             parts.append(summed / total.unsqueeze(-1))
-        return self.out(torch.cat(parts, dim=1).flatten(1).to(x.dtype))
+        answer: Tensor = self.out(torch.cat(parts, dim=1).flatten(1).to(x.dtype))
+        return answer
 
 
 def _feed_forward(width: int, dropout: float) -> nn.Sequential:
@@ -255,7 +256,7 @@ class RooflineFormer(nn.Module):
         """
         numbers = self._scaled(batch.numbers)
         seen = numbers if self.config.context == "full" else numbers[:, CONTEXT]
-        context = self.slot(batch.slot) + self.category(self.categories[batch.slot])
+        context: Tensor = self.slot(batch.slot) + self.category(self.categories[batch.slot])
         context = context + self.see(seen)
         for attend, mix in zip(self.attention, self.mix, strict=True):
             context = context + attend(context, batch.source, batch.target)

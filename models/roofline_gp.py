@@ -259,7 +259,8 @@ class RooflineGP:
         directions = self._directions[name] / scale
         angle = (place @ directions).astype(np.float32)
         amplitude = np.float32(spread / np.sqrt(max(1, directions.shape[1])))
-        return amplitude * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        features: np.ndarray = amplitude * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        return features
 
     def _correction(self, blocks: Sequence[_Block], rows: int) -> np.ndarray:
         """``h`` of every row, float64 [R]."""

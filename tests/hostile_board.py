@@ -9,6 +9,7 @@ then calls functions of the host. What SCRIPT's `attack(remote)` returns is writ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import runpy
 import socket
@@ -69,10 +70,8 @@ def as_board(host: socket.socket, report: str, script: str) -> None:
     client, _ = listener.accept()
     greet(client)
     threading.Thread(target=copy, args=(host, client), daemon=True).start()
-    try:
+    with contextlib.suppress(OSError):
         copy(client, host)
-    except OSError:
-        pass
     attacker.wait()
     host.close()
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 def free_port() -> int:
@@ -41,34 +40,51 @@ def registered(port: int, key: str) -> bool:
     return key in rpc.connect_tracker("127.0.0.1", port).summary()["queue_info"]
 
 
+PROGRAM = """
+import sys
+from tvm.rpc.server import PopenRPCServerState
+from tvm.rpc.tracker import PopenTrackerServerState
+from tvm_costmodel.profiling.runners.relay_rpc_server import take_any_arguments
+
+tracker_port, server_port, key, any_arguments = sys.argv[1:]
+if any_arguments == "True":
+    take_any_arguments()
+host, port = "127.0.0.1", int(tracker_port)
+tracker = PopenTrackerServerState(host, port, port + 1)
+server = PopenRPCServerState(
+    host, int(server_port), int(server_port) + 10, tracker_addr=(host, port), key=key
+)
+server.thread.join()
+"""
+"""What `tvm.exec.rpc_tracker` and `tvm.exec.rpc_server` run, in one process."""
+
+
 @contextmanager
-def board(key: str, server: str = "tvm.exec.rpc_server") -> Iterator[str]:
+def board(key: str, any_arguments: bool = False) -> Iterator[str]:
     """Runs both while the block lasts; gives the tracker's ``host:port``.
 
     Args:
         key: The server's name at the tracker.
-        server: The server's module.
+        any_arguments: Whether the server is that for TVM with Relay.
     """
-    port, server_port = free_port(), free_port()
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    quiet["start_new_session"] = True
+    port = free_port()
     folder = tempfile.TemporaryDirectory()
-    # TVM imports torch where it can, which takes seconds in each of the board's programs.
+    # TVM imports torch where it can, which takes seconds.
     (Path(folder.name) / "torch.py").write_text("raise ImportError\n")
     path = os.environ.get("PYTHONPATH")
-    quiet["env"] = os.environ | {"PYTHONPATH": ":".join(filter(None, (folder.name, path)))}
-    python, host = [sys.executable, "-m"], ["--host", "127.0.0.1"]
-    ends = ["--port", str(port), "--port-end", str(port + 1)]
-    children = [subprocess.Popen([*python, "tvm.exec.rpc_tracker", *host, *ends], **quiet)]
+    environment = os.environ | {"PYTHONPATH": ":".join(filter(None, (folder.name, path)))}
+    arguments = [str(port), str(free_port()), key, str(any_arguments)]
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
+    )
     try:
-        wait_for(lambda: answers(port), "the tracker's start")
-        where = ["--tracker", f"127.0.0.1:{port}", "--key", key, *host]
-        ports = ["--port", str(server_port), "--port-end", str(server_port + 10)]
-        children.append(subprocess.Popen([*python, server, *where, *ports], **quiet))
-        wait_for(lambda: registered(port, key), "the server's registration")
+        wait_for(lambda: answers(port) and registered(port, key), "the server's registration")
         yield f"127.0.0.1:{port}"
     finally:
-        for child in children:
-            os.killpg(child.pid, 9)
-            child.wait()
+        os.killpg(child.pid, 9)
+        child.wait()
         folder.cleanup()

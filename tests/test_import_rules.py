@@ -49,8 +49,11 @@ RULES: Mapping[str, Rule] = {
     # Files that are made of TVM code, or of torch's: whoever imports them does so inside functions.
     "frontends.onnx.relax_importer": Rule(_FRONTENDS, never=("torch", "sqlite3", "xgboost")),
     "frontends.relax.negative_indices": Rule(_FRONTENDS, never=("torch", "sqlite3", "xgboost")),
+    "frontends.torch_importer": Rule(_FRONTENDS, never=("sqlite3", "xgboost")),
     "frontends.torch_export": Rule(
-        _FRONTENDS, never=("sqlite3", "xgboost"), lazily=("tvm", "torch")
+        _FRONTENDS,
+        never=("sqlite3", "xgboost"),
+        lazily=("tvm", "torch", "tvm_costmodel.frontends.torch_importer"),
     ),
     "frontends.exported_program": Rule(
         _FRONTENDS, never=("sqlite3", "xgboost"), lazily=("tvm", "torch")
@@ -63,6 +66,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "schedules.autotvm": Rule(("schedules",), never=("torch", "sqlite3", "xgboost")),
     "schedules.auto_scheduler": Rule(("schedules",), never=("torch", "sqlite3", "xgboost")),
+    # A program that users run without this package.
+    "tuning.exported": Rule(never=HEAVY[1:], lazily=("tvm",)),
     # Rooms, from the ground up.
     "errors": Rule(never=HEAVY),
     "atomic_files": Rule(never=HEAVY),
@@ -87,6 +92,7 @@ RULES: Mapping[str, Rule] = {
             "tvm",
             "tvm_costmodel.frontends.onnx.relax_importer",
             "tvm_costmodel.frontends.relax.negative_indices",
+            "tvm_costmodel.frontends.torch_importer",
         ),
     ),
     "models": Rule(("tokenizer",), never=("tvm", "sqlite3", "onnx", "xgboost")),

@@ -9,6 +9,7 @@ import pytest
 from tests.networks import onnx_network_path
 from tvm_costmodel.compilers.relax import PipelineConfig
 from tvm_costmodel.frontends import load_model
+from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.models import ZOO
 from tvm_costmodel.predictors.checkpoint import read_export
 from tvm_costmodel.predictors.loading import checkpoint_path, load_predictor, zoo
@@ -22,10 +23,16 @@ from tvm_costmodel.tuning.scoring.scorer import scorer_for
 from tvm_costmodel.tuning.space.candidate import NETWORK, Candidate
 from tvm_costmodel.tuning.space.decision_space import DecisionSpace
 
-FOLDER = Path(__file__).parents[1] / "profiling" / "labels"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "profiling" / "labels"
 LABELS = FOLDER / "cpu-amd-zen5.jsonl.xz"
 VARIANTS = FOLDER / "cpu-amd-zen5-variants.jsonl.xz"
 RELAY_VARIANTS = FOLDER / "cpu-amd-zen5-relay-variants.jsonl.xz"
+
+
+def test_the_pip_commands_of_the_readme_name_the_tested_torch() -> None:
+    tested = (ROOT / "constraints.txt").read_text().split("\ntorch==")[1].split()[0]
+    assert f"pip install torch=={tested}+cpu --extra-index-url" in (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +130,18 @@ def test_defaults_of_predict_and_tune_ship_with_their_networks_in_onnx(predictor
     assert checkpoint_path("cpu-amd-zen5") == ZOO / "cpu-amd-zen5" / "roofline_former"
 
 
-@pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])
-def test_shipped_predictors_rank_real_networks(predictor: str) -> None:
-    """Measured on this device: ShuffleNet 1.6 ms, SqueezeNet 3.2 ms, ResNet-50 37 ms."""
+@pytest.fixture(scope="module")
+def real_networks() -> list[OpGraph]:
     names = ("shufflenet", "squeezenet", "resnet50")
-    graphs = [load_model(str(onnx_network_path(name))).graph for name in names]
-    estimates = load_predictor(f"cpu-amd-zen5/{predictor}").predict(graphs)
+    return [load_model(str(onnx_network_path(name))).graph for name in names]
+
+
+@pytest.mark.parametrize("predictor", ["roofline_former", "nar_former_v2", "xgboost"])
+def test_shipped_predictors_rank_real_networks(
+    predictor: str, real_networks: list[OpGraph]
+) -> None:
+    """Measured on this device: ShuffleNet 1.6 ms, SqueezeNet 3.2 ms, ResNet-50 37 ms."""
+    estimates = load_predictor(f"cpu-amd-zen5/{predictor}").predict(real_networks)
     latencies = [estimate.latency_s for estimate in estimates]
     assert latencies == sorted(latencies)
     for estimate, measured_ms in zip(estimates, (1.6, 3.2, 37.0), strict=True):

@@ -62,6 +62,7 @@ __all__ = [
     "Predictor",
     "TensorType",
     "TuneResult",
+    "__version__",
     "from_json",
     "from_onnx",
     "from_relax",
@@ -71,7 +72,6 @@ __all__ = [
     "load_predictor",
     "relax_pipeline",
     "tune",
-    "__version__",
 ]
 
 

@@ -28,15 +28,21 @@ _RULE_PATH, _RULE_PORT = 1, 2
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _SOCKET = {"x86_64": 41, "aarch64": 198}
+# fmt: off
 _REFUSED = {
     # clone, fork, vfork, execve, execveat, clone3; kill, tkill, tgkill, pidfd_send_signal; ptrace,
     # process_vm_readv and _writev, pidfd_getfd; socketpair, io_uring_setup; unshare, mount, bpf,
     # perf_event_open, add_key, request_key, keyctl
-    "x86_64": (56, 57, 58, 59, 322, 435, 62, 200, 234, 424, 101, 310, 311, 438, 53, 425)
-    + (272, 165, 321, 298, 248, 249, 250),
-    "aarch64": (220, 221, 281, 435, 129, 130, 131, 424, 117, 270, 271, 438, 199, 425)
-    + (97, 40, 280, 241, 217, 218, 219),
+    "x86_64": (
+        56, 57, 58, 59, 322, 435, 62, 200, 234, 424, 101, 310, 311, 438, 53, 425,
+        272, 165, 321, 298, 248, 249, 250,
+    ),
+    "aarch64": (
+        220, 221, 281, 435, 129, 130, 131, 424, 117, 270, 271, 438, 199, 425,
+        97, 40, 280, 241, 217, 218, 219,
+    ),
 }
+# fmt: on
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _ALLOW, _PERMISSION_DENIED = 0x7FFF0000, 0x00050001
 _X32 = 0x40000000

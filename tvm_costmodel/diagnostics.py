@@ -13,6 +13,7 @@ from tvm_costmodel.compilers.registry import installed_compiler
 from tvm_costmodel.errors import CostModelError
 from tvm_costmodel.tvm_version import (
     RELAX_PACKAGE,
+    fault_of_tvm,
     has_relay,
     installed,
     is_tested,
@@ -146,8 +147,10 @@ def _package(name: str, required: bool = True) -> Check:
     version = _version(name)
     wanted = RELAX_PACKAGE if name == "apache-tvm" else name
     remedy = "" if version else f"for {USES[name]}: pip install {wanted}"
-    if version and name == "apache-tvm" and not is_tested():
-        return Check(name, False, version, version_remedy(), required=False)
+    if version and name == "apache-tvm":
+        version = installed().removeprefix("apache-tvm ")
+        if not is_tested():
+            return Check(name, False, version, version_remedy(), required=False)
     return Check(name, version is not None, version or "not installed", remedy, required)
 
 
@@ -158,15 +161,10 @@ def _ffi() -> tuple[bool, str, str]:
 
 
 def _native() -> tuple[bool, str, str]:
-    from tvm_costmodel.frontends.relax.native_walk import native_available
+    from tvm_costmodel.frontends.relax.native_walk import unavailable_because
 
-    ok = native_available()
-    remedy = "install a C++17 compiler, then install tvm-costmodel from its source again"
-    return (
-        ok,
-        "built" if ok else "not built: the Python walk is used, about 20 times slower",
-        remedy,
-    )
+    why_not = unavailable_because()
+    return not why_not, why_not or "built", "until then the Python walk is used, 20 times slower"
 
 
 def _llvm() -> tuple[bool, str, str]:
@@ -223,6 +221,8 @@ def _guarded(name: str, check: Callable[[], tuple[bool, str, str]], required: bo
     except ModuleNotFoundError as error:
         return Check(name, False, f"{error.name} is not installed", "see above", required)
     except Exception as error:  # an import may fail in any way
+        if fault := fault_of_tvm(error):
+            return Check(name, False, str(fault), "see the message", required)
         return Check(name, False, f"{type(error).__name__}: {error}", _reinstall(), required)
     return Check(name, ok, state, "" if ok else remedy, required)
 

@@ -57,7 +57,9 @@ class Factored:
         Args:
             weights: `solve` of measured minus expected, [N].
         """
-        return weights / np.square(self.whiten(np.eye(len(self.lower)))).sum(axis=0)
+        precision = np.square(self.whiten(np.eye(len(self.lower)))).sum(axis=0)
+        residuals: np.ndarray = weights / precision
+        return residuals
 
     def misfit(self, surprise: np.ndarray) -> float:
         """Twice the negative log likelihood of a surprise, [N], up to a constant."""

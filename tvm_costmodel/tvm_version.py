@@ -28,6 +28,7 @@ _OLDEST, _NEWER = (0, 27), (0, 28)  # as in pyproject.toml
 _TESTED = "tested with 0.27.0 and 0.27.0.post1"
 _VERSION = r"(?m)^__version__\b.*?=\s*[\"']([^\"']+)[\"']\s*$"
 _DISTRIBUTIONS = ("apache-tvm", "hhb-tvm", "apache-tvm-cu121")
+_PARTS = ("IRModule", "runtime", "target")  # which every TVM has
 
 
 def has_relay() -> bool:
@@ -119,6 +120,13 @@ def broken(error: BaseException) -> MissingDependencyError:
     )
 
 
+def fault_of_tvm(error: BaseException) -> MissingDependencyError | None:
+    """`broken`, where an error says that the installed TVM lacks a module or a name; else None."""
+    module = (error.name or "") if isinstance(error, ImportError) else ""
+    missing = module.startswith("tvm.") or re.match(r"module 'tvm[.']", str(error))
+    return broken(error) if missing else None
+
+
 def installed() -> str:
     """The installed TVM's distribution and version, such as ``hhb-tvm 3.2.3``."""
     folder = _folder()
@@ -180,6 +188,9 @@ class _WithoutTorch(MetaPathFinder):
         sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed", to TVM
         try:
             execute(module)
+            for part in _PARTS:
+                if not hasattr(module, part):
+                    raise AttributeError(f"module 'tvm' has no attribute {part!r}")
         except (ModuleNotFoundError, MissingDependencyError):
             raise
         except Exception as error:  # a missing library, another tvm-ffi, a half installation

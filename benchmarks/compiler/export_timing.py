@@ -5,12 +5,16 @@ Not a benchmark itself.
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
+from tabulate import tabulate
+
+from benchmarks import results_file
 
 NETWORKS = (
     "resnet50 bvlc_alexnet densenet121 inception_v1 inception_v2 shufflenet squeezenet vgg19 "
@@ -35,3 +39,17 @@ def fastest_ms(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
             step()
             best[name] = min(best[name], 1e3 * (time.thread_time() - start))
     return best
+
+
+def time_exports(
+    title: str, row: Callable[[str], list[Any]], columns: Sequence[str], formats: Sequence[str]
+) -> None:
+    """Prints a table of the networks on the command line; writes that of all of them."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("networks", nargs="*", help="all nine when none is named")
+    named = parser.parse_args().networks
+    rows = [row(network) for network in named or NETWORKS]
+    print(tabulate(rows, columns, floatfmt=formats))
+    if not named:
+        table = tabulate(rows, columns, tablefmt="github", floatfmt=formats)
+        results_file.write(title, PROTOCOL, table)

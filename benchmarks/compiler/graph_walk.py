@@ -11,13 +11,9 @@ an idle machine that is the wall time, and other load does not change it.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from tabulate import tabulate
-
-from benchmarks import results_file
-from benchmarks.compiler.export_timing import NETWORKS, PROTOCOL, fastest_ms, light
+from benchmarks.compiler.export_timing import fastest_ms, light, time_exports
 from tvm_costmodel.frontends.onnx.reader import load_onnx, onnx_to_relax
 from tvm_costmodel.frontends.relax import native_walk, walk
 from tvm_costmodel.frontends.relax.export import from_relax, graph_from_arrays
@@ -51,17 +47,14 @@ def row(network: str) -> list[Any]:
     return [network, len(graph), ms["native"], ms["python"], ms["python"] / ms["native"], *rest]
 
 
-def main(networks: list[str]) -> None:
-    rows = [row(network) for network in networks or NETWORKS]
-    formats = ("", "", ".3f", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f", ".2f")
-    print(tabulate(rows, COLUMNS, floatfmt=formats))
-    if not networks:
-        results_file.write(
-            "Exporting a graph",
-            PROTOCOL,
-            tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats),
-        )
+def main() -> None:
+    time_exports(
+        "Exporting a graph",
+        row,
+        COLUMNS,
+        ("", "", ".3f", ".2f", ".1f", ".2f", ".2f", ".2f", ".2f", ".2f"),
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -131,7 +131,7 @@ def held_out(path: str) -> LabelledGraphs:
     Raises:
         ConfigError: One of them is labelled in the package.
     """
-    variants = read_variants(path)
+    variants = read_variants(path, keep_stale=True)
     known = labelled_hashes() & {record.graph_hash for record in variants.records}
     if known:
         raise ConfigError(f"{len(known)} networks of {path} are among the package's labels")
@@ -149,8 +149,12 @@ def main() -> None:
         "--predictor", action="append", required=True, metavar="NAME=DIR[,DIR...]", help="repeat"
     )
     args = parser.parse_args()
-    variants = read_variants(args.variants or args.held_out)
-    labels = LabelledGraphs.of(read_labels(args.labels, variants.device)) if args.labels else None
+    variants = read_variants(args.variants or args.held_out, keep_stale=True)
+    labels = (
+        LabelledGraphs.of(read_labels(args.labels, variants.device, keep_stale=True))
+        if args.labels
+        else None
+    )
     others = held_out(args.held_out) if args.held_out else None
     rows = []
     for text in args.predictor:

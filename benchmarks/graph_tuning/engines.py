@@ -56,10 +56,16 @@ def session(model: onnx.ModelProto, threads: int = 1) -> Any:
 
 
 def random_inputs(mod: Any) -> list[np.ndarray]:
-    """Standard normal values for the parameters of a Relax module's ``main``."""
+    """Standard normal values, or token ids, for the parameters of a Relax module's ``main``."""
     rng = np.random.default_rng(0)
-    shapes = ([int(d) for d in p.ty.shape] for p in mod["main"].params)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    values = []
+    for parameter in mod["main"].params:
+        shape, dtype = [int(d) for d in parameter.ty.shape], str(parameter.ty.dtype)
+        whole = dtype.startswith(("int", "uint"))
+        values.append(
+            (rng.integers(0, 1000, shape) if whole else rng.standard_normal(shape)).astype(dtype)
+        )
+    return values
 
 
 def compiled_run(executable: Any, inputs: Sequence[np.ndarray]) -> Run:
@@ -98,6 +104,16 @@ def kernel_times(
         best = 1e3 * min(clocked(run, clock) for _ in range(5))
         times.append((kernel.name, kernel.template, kernel.calls, best * kernel.calls))
     return tuple(sorted(times, key=lambda row: -row[3]))
+
+
+def timed_kernels(path: Path) -> list[tuple[str, Any, float]]:
+    """Name, parameters and milliseconds of each kernel of a model's default build."""
+    from tvm_costmodel.compilers.relax import PipelineConfig, build, cpu_target
+    from tvm_costmodel.frontends import load_model
+
+    built = build(load_model(path).module, cpu_target(1), PipelineConfig())
+    parameters = {kernel.name: kernel.parameters for kernel in built.kernels}
+    return [(name, parameters[name], took) for name, _, _, took in kernel_times(built)]
 
 
 def clocked(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:

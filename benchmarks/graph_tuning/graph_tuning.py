@@ -26,6 +26,7 @@ table     prints the figures and writes ``results/graph_tuning.<machine>.md`` an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -40,9 +41,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.graph_tuning.engines import ENGINES, TORCH, TUNED
+from benchmarks.graph_tuning.engines import ENGINES, TORCH, TUNED, timed_kernels
 from benchmarks.graph_tuning.tuned_networks import (
     NETWORKS,
+    SETS,
+    known_share,
     read_graphs,
     refuse_trained,
     write_networks,
@@ -128,10 +131,15 @@ class Bench:
         return {n: NetworkPool(n, g, pool, where, most) for n, g in graphs.items()}
 
     def prepare(self) -> None:
-        """Networks as files, none of them labelled."""
+        """Networks as files, none of them labelled, and how new their kernels are."""
         write_networks(self.folder / "networks", self.settings.networks)
         graphs = read_graphs(self.folder / "networks", self.settings.networks)
         print(f"{len(graphs)} networks, none among {refuse_trained(graphs)} labelled ones")
+        for name in self.settings.networks:
+            share = known_share(timed_kernels(self.model(name)))
+            print(
+                f"{name}: {share:.0%} of the default build's time in kernels of labels", flush=True
+            )
 
     def plan(self) -> None:
         """Searches of every strategy on every network, which are kept."""
@@ -139,10 +147,8 @@ class Bench:
             for seed in range(self.settings.seeds):
                 for strategy in self.settings.plan.strategies:
                     start = time.monotonic()
-                    try:
+                    with contextlib.suppress(NotMeasuredYet):
                         network.replay(strategy, seed)
-                    except NotMeasuredYet:
-                        pass
                     took = time.monotonic() - start
                     print(f"{name}: {strategy.name}, seed {seed}: {took:.1f} s", flush=True)
 
@@ -360,7 +366,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="+", choices=STAGES, metavar="STAGE")
     parser.add_argument("--folder", type=Path, help=f"where all is kept ({FOLDER})")
-    parser.add_argument("--networks", help=f"for this call: some of {','.join(NETWORKS)}")
+    parser.add_argument(
+        "--networks", help=f"for this call: {' or '.join(SETS)}, or some of {','.join(NETWORKS)}"
+    )
     parser.add_argument(
         "--strategy",
         action="append",

@@ -1,16 +1,21 @@
 """The networks that tuning is benchmarked on, as ONNX files with random weights.
 
-The nine that ship inside the ``onnx`` package, a vision transformer and a sequence encoder; for
-tests two small ones. None of them may be among the labels that the shipped predictors learned
-from, which `refuse_trained` checks by content hash.
+The sixteen of `modern_networks`; with ``--networks kin`` eleven whose kernels labelled networks
+have too: the nine that ship inside the ``onnx`` package, a vision transformer and a sequence
+encoder; for tests two small ones. None of them may be among the labels that the shipped predictors
+learned from, which `refuse_trained` checks by content hash, and `known_share` says how much of a
+network's time is in kernels that some label holds.
 
 Not a benchmark itself; those in this folder share it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
+import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +25,7 @@ import torch
 from torch import nn
 
 from benchmarks.compiler.export_timing import light
+from benchmarks.graph_tuning.modern_networks import MODERN
 from tvm_costmodel import profiling
 from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.frontends import from_json, load_model
@@ -97,11 +103,15 @@ TORCH_NETWORKS = {
     "vit": lambda: _vit(160, 320, 5, 7),
     "encoder": lambda: _encoder(80, 320, 5, 5),
 }
+Kernel = tuple[str, Sequence[tuple[Sequence[int], str]], float]
+
 QUICK_NETWORKS = {
     "two_convolutions": lambda: _convolutions(14),
     "small_encoder": lambda: _encoder(8, 32, 2, 1),
 }
-NETWORKS = (*ONNX_NETWORKS, *TORCH_NETWORKS)
+SETS = {"modern": tuple(MODERN), "kin": (*ONNX_NETWORKS, *TORCH_NETWORKS)}
+"""Names of networks by the name of the set."""
+NETWORKS = SETS["modern"]
 
 
 def torch_network(name: str) -> tuple[nn.Module, tuple[int, ...]] | None:
@@ -111,11 +121,11 @@ def torch_network(name: str) -> tuple[nn.Module, tuple[int, ...]] | None:
         None for those of the ``onnx`` package, which come as ONNX alone.
     """
     maker = {**TORCH_NETWORKS, **QUICK_NETWORKS}.get(name)
-    if maker is None:
+    if maker is None and name not in MODERN:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network, shape = maker()
+        network, shape = maker() if maker else (MODERN[name][0](), MODERN[name][1])
         for norm in (m for m in network.modules() if isinstance(m, nn.LayerNorm)):
             nn.init.normal_(norm.weight, 1.0, 0.1)  # equal weights would be exported as one
             nn.init.normal_(norm.bias, 0.0, 0.1)
@@ -167,9 +177,48 @@ def labelled_hashes(labels: Path = LABELS) -> set[str]:
     hashes = set()
     for path in sorted(labels.glob("*.jsonl.xz")):
         with lzma.open(path, "rt", encoding="utf-8") as stream:
-            lines = (json.loads(line) for line in stream)
-            hashes |= {line["graph_hash"] for line in lines if "graph_hash" in line}
+            for line in stream:  # canonical JSON, which takes long to parse
+                hashes.update(re.findall(r'"graph_hash":"(\w+)"', line))
     return hashes
+
+
+def known_share(kernels: Sequence[Kernel], labels: Path = LABELS) -> float:
+    """Share of a build's time, 0 to 1, in kernels that labels hold.
+
+    Kernels are equal where they begin with the same operator and their first parameter and their
+    result have as many elements: packed weights differ between processors. So some count as known
+    that are not.
+
+    Args:
+        kernels: Name, parameters as (shape, dtype), and time of each kernel.
+        labels: Folder of exported labels.
+    """
+    known = _labelled_kernels(labels)
+    of_known = sum(time for name, parameters, time in kernels if _mark(name, parameters) in known)
+    return of_known / sum(time for *_, time in kernels)
+
+
+def _mark(name: str, parameters: Sequence[tuple[Sequence[int], str]]) -> tuple[object, ...]:
+    operator = re.split(r"\d*(?:_|$)", name.removeprefix("fused_"), maxsplit=1)[0]
+    (first, dtype), (result, _) = parameters[0], parameters[-1]
+    return operator, math.prod(first), math.prod(result), dtype
+
+
+@functools.cache
+def _labelled_kernels(labels: Path) -> frozenset[tuple[object, ...]]:
+    marks = set()
+    for path in sorted(labels.glob("*.jsonl.xz")):
+        with lzma.open(path, "rt", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith('{"flops"'):  # a kernel's line
+                    kernel = json.loads(line)
+                    marks.add(_mark(kernel["name"], kernel["parameters"]))
+    return frozenset(marks)
+
+
+def input_of(shape: Sequence[int]) -> torch.Tensor:
+    """A random input of a network that is written in torch: images, or token ids."""
+    return torch.randint(0, 1000, tuple(shape)) if len(shape) == 2 else torch.randn(tuple(shape))
 
 
 def _onnx_bytes(name: str, folder: Path) -> bytes:
@@ -183,7 +232,7 @@ def _onnx_bytes(name: str, folder: Path) -> bytes:
     settings: dict[str, Any] = {"dynamo": False, "opset_version": 17, "input_names": ["x"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its being the older one
-        torch.onnx.export(network, (torch.randn(shape),), str(scratch), **settings)
+        torch.onnx.export(network, (input_of(shape),), str(scratch), **settings)
     content = scratch.read_bytes()
     scratch.unlink()
     return content

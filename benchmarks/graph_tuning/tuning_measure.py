@@ -34,8 +34,9 @@ from tvm_costmodel.profiling.paired_profiler import PairedProfiler
 from tvm_costmodel.profiling.sources import FileSource
 from tvm_costmodel.tuning.space.candidate import Candidate, Value
 from tvm_costmodel.tuning.space.decisions import DECISIONS
+from tvm_costmodel.tuning.space.rule_of_thumb import rule_of_thumb
 
-RULE, ANY = "direct kernels", "any"
+RULE, ANY, EXPERT = "direct kernels", "any", "rule of thumb"
 TOP, DECIDING = 8, 3
 """Of the pool's fastest, how many are confirmed at once, and how many must be in the end."""
 LEVELS = {"pool": FIRST, "confirm": CONFIRMED, "final": FINAL}
@@ -52,7 +53,8 @@ class Policy:
 
     Attributes:
         name: Its name in tables.
-        kind: ``direct kernels`` where it is a parameter of the CPU rule's direct kernels alone.
+        kind: ``direct kernels`` where it is a parameter of the CPU rule's direct kernels alone;
+            ``rule of thumb`` for what an expert decides from shapes.
         values: Values by name of the decision, each used wherever it is allowed.
     """
 
@@ -62,15 +64,17 @@ class Policy:
 
     def candidate(self, network: NetworkPool) -> Candidate:
         """The policy for a network; the empty candidate where nothing of it is allowed."""
+        if self.kind == EXPERT:
+            return rule_of_thumb(network.space)
         return everywhere(network.space, self.values)
 
 
 def policies(tolerance: float = 1e-3) -> tuple[Policy, ...]:
-    """Every single value of every decision, for all operators of all networks.
+    """Every single value of every decision, for all operators of all networks, and an expert's.
 
     Those that err more than the tolerance are not offered to anyone and left out here.
     """
-    listed = [Policy("rule default", RULE)]
+    listed = [Policy("rule default", RULE), Policy("rule of thumb", EXPERT)]
     for decision in DECISIONS:
         for value in decision.values[1:]:
             if decision.errors.get(value, 0.0) > tolerance:
@@ -78,7 +82,7 @@ def policies(tolerance: float = 1e-3) -> tuple[Policy, ...]:
             kind = RULE if decision.name in _TILE else ANY
             name = f"{decision.title or decision.name} {decision.label(value)}"
             listed.append(Policy(name, kind, {decision.name: value}))
-    return tuple(sorted(listed, key=lambda policy: policy.kind == ANY))
+    return tuple(sorted(listed, key=lambda policy: policy.kind != RULE))
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,14 @@ from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.compilers.relax.config import PipelineConfig
 from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.profiling.devices import Device
-from tvm_costmodel.profiling.measuring.record import Measurement, MeasurementConfig, measurement_key
-from tvm_costmodel.profiling.paired_profiler import VariantResult, VariantRun
+from tvm_costmodel.profiling.measuring.record import (
+    Measurement,
+    MeasurementConfig,
+    Timing,
+    measurement_key,
+)
 from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.variants import VariantResult, VariantRun
 from tvm_costmodel.tuning.report import Ratio, ratio_of
 from tvm_costmodel.tuning.scoring.loading import load_scorer
 from tvm_costmodel.tuning.scoring.scorer import Scorer, Scores
@@ -235,6 +240,7 @@ class PoolProfiler:
         self._network = network
         self.measurement = MeasurementConfig()
         self.seconds: dict[str, float] = {}
+        self.controls: list[Timing] = []
 
     def measure(
         self,
@@ -242,8 +248,11 @@ class PoolProfiler:
         tolerance: float = math.inf,
         rounds: int | None = None,
         reuse: bool = True,
+        control: bool = False,
     ) -> list[VariantResult]:
         """Rows from the pool; those that are not to be reused are confirmations.
+
+        The pool holds no second build of the default.
 
         Raises:
             NotMeasuredYet: Some are not there.

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.graph_tuning.tuned_networks import NETWORKS, QUICK_NETWORKS
+from benchmarks.graph_tuning.tuned_networks import NETWORKS, QUICK_NETWORKS, SETS
 from benchmarks.graph_tuning.tuning_measure import Plan
 from benchmarks.graph_tuning.tuning_strategies import Strategy
 from tvm_costmodel.atomic_files import write_atomically
@@ -81,5 +81,6 @@ def settings_of(args: argparse.Namespace, folder: Path) -> Settings:
             settings = replace(settings, **{name: getattr(args, name)})
     write_atomically(path, json.dumps(asdict(settings), indent=1) + "\n")
     if args.networks:  # of this call alone
-        settings = replace(settings, networks=tuple(args.networks.split(",")))
+        names = SETS.get(args.networks) or tuple(args.networks.split(","))
+        settings = replace(settings, networks=names)
     return settings

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--predictors", default="xgboost,roofline_former", metavar="A,B")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    labels = LabelledGraphs.of(read_labels(SHIPPED / f"{DEVICE}.jsonl.xz"))
+    labels = LabelledGraphs.of(read_labels(SHIPPED / f"{DEVICE}.jsonl.xz", keep_stale=True))
     rows = []
     for name in args.predictors.split(","):
         regressor = load_predictor(f"{DEVICE}/{name}").regressor

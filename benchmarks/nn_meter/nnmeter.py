@@ -138,7 +138,7 @@ def train_roofline(
     train = np.array([np.isin(every, split.train) for split in splits])
     held = np.array([np.isin(every, split.validation) for split in splits])
     known = [[f.name for f in fields(kind)] for kind in (EnsembleConfig, RooflineFormerConfig)]
-    require_known(settings, sum(known, []), "roofline_former does not take these settings")
+    require_known(settings, [*known[0], *known[1]], "roofline_former does not take these settings")
     recipe, shape = ({k: v for k, v in settings.items() if k in names} for names in known)
     config = RooflineFormerConfig(devices=encoded.latency_ms.shape[1], **shape)
     trainer = EnsembleTrainer(

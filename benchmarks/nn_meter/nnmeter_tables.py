@@ -90,8 +90,11 @@ def label_noise(
 def noise_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown of `label_noise`."""
     lines = [
-        [row["device"], f"{row['networks']} in {row['groups']}"]
-        + [f"{row['mape']:.2f} / {row['within_10']:.1f}"]
+        [
+            row["device"],
+            f"{row['networks']} in {row['groups']}",
+            f"{row['mape']:.2f} / {row['within_10']:.1f}",
+        ]
         for row in rows
     ]
     heads = ["device", "networks measured as several", "MAPE % / within 10 %"]

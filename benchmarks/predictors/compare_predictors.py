@@ -73,7 +73,7 @@ def main() -> None:
         changes = {"epochs": args.epochs} if name in NETWORKS and args.epochs else {}
         return build_regressor(name, seed, changes)
 
-    labels = LabelledGraphs.of(read_labels(args.labels, args.device))
+    labels = LabelledGraphs.of(read_labels(args.labels, args.device, keep_stale=True))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     families = args.families.split(",") if args.families else None
     rows = compare(labels, args.predictors.split(","), args.split, seeds, build, families)

@@ -83,7 +83,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    labelled = LabelledGraphs.of(read_labels(args.labels))
+    labelled = LabelledGraphs.of(read_labels(args.labels, keep_stale=True))
     sample = np.random.default_rng(0).choice(len(labelled), args.networks, replace=False)
     subset = labelled.subset(sample)
     tokens = [Tokenizer().encode(graph) for graph in subset.graphs]

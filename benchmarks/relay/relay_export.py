@@ -10,13 +10,9 @@ is named. CPU time of one thread that never waits, as in ``graph_walk.py``.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from tabulate import tabulate
-
-from benchmarks import results_file
-from benchmarks.compiler.export_timing import NETWORKS, PROTOCOL, fastest_ms, light
+from benchmarks.compiler.export_timing import fastest_ms, light, time_exports
 from tvm_costmodel.frontends.relax.export import graph_from_arrays
 from tvm_costmodel.frontends.relay import walk
 from tvm_costmodel.frontends.relay.export import from_relay, with_types
@@ -42,17 +38,9 @@ def row(network: str) -> list[Any]:
     return [network, len(from_relay(module)), *ms.values()]
 
 
-def main(networks: list[str]) -> None:
-    rows = [row(network) for network in networks or NETWORKS]
-    formats = ("", "", ".1f", ".1f", ".1f", ".1f")
-    print(tabulate(rows, COLUMNS, floatfmt=formats))
-    if not networks:
-        results_file.write(
-            "Exporting a graph from Relay",
-            PROTOCOL,
-            tabulate(rows, COLUMNS, tablefmt="github", floatfmt=formats),
-        )
+def main() -> None:
+    time_exports("Exporting a graph from Relay", row, COLUMNS, ("", "", ".1f", ".1f", ".1f", ".1f"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="fewer, to try it out")
     args = parser.parse_args()
     recipes = Recipes.of(args.rate, args.epochs)
-    variants = read_variants(args.relay)
+    variants = read_variants(args.relay, keep_stale=True)
     labels = labels_of_variants(variants)
     results: dict[tuple[str, str], list[Errors]] = {}
     for seed, start in enumerate(starts(args.relax, args.seeds)):

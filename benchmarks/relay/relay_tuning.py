@@ -39,8 +39,9 @@ from tvm_costmodel.atomic_files import write_atomically
 from tvm_costmodel.profiling.devices import Device, resolve_device
 from tvm_costmodel.profiling.label_files.variants import read_variants
 from tvm_costmodel.profiling.measuring.record import MeasurementConfig
-from tvm_costmodel.profiling.paired_profiler import PairedProfiler, VariantRun
+from tvm_costmodel.profiling.paired_profiler import PairedProfiler
 from tvm_costmodel.profiling.store.store import Store
+from tvm_costmodel.profiling.variants import VariantRun
 from tvm_costmodel.tuning.space.candidate import Candidate
 from tvm_costmodel.tuning.space.relay_decisions import RELAY_DECISIONS
 
@@ -247,7 +248,7 @@ class Bench:
     def _labelled(self) -> set[str]:
         if self.labels is None:
             return set()
-        return {record.graph_hash for record in read_variants(self.labels).records}
+        return {record.graph_hash for record in read_variants(self.labels, keep_stale=True).records}
 
     def _there(self, stage: str, *more: str) -> None:
         """Runs a stage in the environment whose TVM has Relay."""

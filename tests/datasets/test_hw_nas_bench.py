@@ -55,7 +55,7 @@ def test_the_pickle_is_refused_with_the_command_that_converts_it(
 ) -> None:
     path = tmp_path / "HW-NAS-Bench-v1_0.pickle"
     path.write_bytes(pickle.dumps(content(), protocol=protocol))
-    with pytest.raises(ModelFileError, match="a pickle, which .*json.dump.* > HW-NAS-Bench"):
+    with pytest.raises(ModelFileError, match=r"a pickle, which .*json.dump.* > HW-NAS-Bench"):
         read_hw_nas_bench(path)
 
 

@@ -76,11 +76,11 @@ class Boom:
 
 def test_what_needs_unpickling_is_refused_and_not_run(tmp_path: Path) -> None:
     path = saved(tmp_path, {"meta_archs": [], "arch2infos": {0: Boom()}})
-    with pytest.raises(ModelFileError, match="objects of .*exec, which cannot .* python -c"):
+    with pytest.raises(ModelFileError, match=r"objects of .*exec, which cannot .* python -c"):
         read_nasbench201_pth(path)
     packed = tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2"
     packed.write_bytes(bz2.compress(pickle.dumps(Boom())))
-    with pytest.raises(ModelFileError, match="bzipped pickle .* nats_bench .* > cells.csv"):
+    with pytest.raises(ModelFileError, match=r"bzipped pickle .* nats_bench .* > cells.csv"):
         read_nasbench201_pth(packed)
 
 

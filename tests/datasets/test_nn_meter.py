@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.published import published
-from tvm_costmodel.datasets.nn_meter import NnMeterBench, read_nnmeter_jsonl
+from tvm_costmodel.datasets.nn_meter import NnMeterBench, pack_nnmeter, read_nnmeter_jsonl
 from tvm_costmodel.datasets.tf_graph import TensorflowNode, to_graph
 from tvm_costmodel.errors import GraphError, ModelFileError, UnsupportedOperatorError
 
@@ -151,6 +151,24 @@ def test_bad_lines_are_refused(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
         list(read_nnmeter_jsonl(path))
     assert "\n" not in str(caught.value)
+
+
+def test_published_lines_and_their_archive_hold_the_same(tmp_path: Path) -> None:
+    dilated = record()
+    plain = record().replace('"dilations": [2, 2]', '"dilations": [1, 1]')
+    paths = [tmp_path / "ones.jsonl", tmp_path / "twos.jsonl"]
+    paths[0].write_text(plain)
+    paths[1].write_text(record(graph={"a": node("Placeholder", [], [1, 9])}) + "\n" + plain)
+    assert pack_nnmeter(paths, tmp_path / "bench.npz") == 3
+    bench = NnMeterBench(tmp_path / "bench.npz")
+    published = [network for path in paths for network in read_nnmeter_jsonl(path)]
+    assert bench.families == ("ones", "twos", "twos")
+    assert [bench.graph(i).hash for i in range(3)] == [n.graph.hash for n in published]
+    np.testing.assert_allclose(bench.latency_s[:, 0], 3.5e-3, rtol=1e-6)
+    assert np.isnan(bench.latency_s[:, 1:]).all()
+    paths[1].write_text(dilated)
+    with pytest.raises(ModelFileError, match=r"twos.jsonl, line 1: a dilated convolution"):
+        pack_nnmeter(paths, tmp_path / "bench.npz")
 
 
 INPUT = TensorflowNode("Placeholder", (), (1, 8, 8, 4))

@@ -124,7 +124,7 @@ def test_state_makes_an_equal_process_and_refuses_another() -> None:
     with pytest.raises(ValueError, match=r"\(3,\) weights, not"):
         RooflineGP(SMALL).load_state({**state, "weights": np.zeros(3)})
     del state["directions.shared"]
-    with pytest.raises(KeyError, match="directions.shared"):
+    with pytest.raises(KeyError, match=r"directions.shared"):
         RooflineGP(SMALL).load_state(state)
 
 
@@ -157,7 +157,7 @@ def test_latencies_that_are_none_are_refused(label: float) -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="members .* noise .* between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"members .* noise .* between 0 and 1"):
         RooflineGPRegressor(**settings)  # type: ignore[arg-type]
 
 

@@ -204,7 +204,7 @@ def test_checkpoints_of_the_gp_under_its_older_name_are_read(tmp_path: Path) -> 
     (folder / CARD).write_text(json.dumps({**card, "predictor": "accuracy/cell_process"}))
     loaded = accuracy_regressor_class("cell_gp").load(folder)
     np.testing.assert_array_equal(loaded.predict(CELLS), fitted.predict(CELLS))
-    with pytest.raises(ConfigError, match="'cell_process' .* 'cell_gp'"):
+    with pytest.raises(ConfigError, match=r"'cell_process' .* 'cell_gp'"):
         accuracy_regressor_class("cell_process")
 
 

@@ -76,7 +76,6 @@ def of_annotation(graph: Any, candidate: Candidate) -> Kernels:
         {},
         {"opt_level": 2},
         {"fusion": "depth1"},
-        {"fusion": "depth2"},
         {"alter_layout": "off"},
         {"layout": "NHWC"},
     ],

@@ -185,7 +185,7 @@ def test_declared_decisions_become_configs(mod: tvm.IRModule) -> None:
 
 def test_dynamic_inputs_are_refused() -> None:
     x = var("x", relay.Any(), 4)
-    with pytest.raises(BuildError, match="input 'x' has the type .* fixed shape"):
+    with pytest.raises(BuildError, match=r"input 'x' has the type .* fixed shape"):
         compiler.input_specs(typed(relay.nn.relu(x), x))
 
 
@@ -211,7 +211,7 @@ def test_targets_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_code_for_another_machine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="aarch64-linux-gnu is no x86_64.*--tracker"):
+    with pytest.raises(DeviceError, match=r"aarch64-linux-gnu is no x86_64.*--tracker"):
         require_runnable_here(tvm.target.Target("llvm -mtriple=aarch64-linux-gnu"))
     library = tmp_path / "network.so"
     library.write_bytes(b"\x7fELF\x02\x01" + bytes(12) + (183).to_bytes(2, "little") + bytes(8))

@@ -74,5 +74,5 @@ def test_operators_that_relay_does_not_import(tmp_path: Path) -> None:
 def test_the_relax_front_end_says_where_it_is() -> None:
     with pytest.raises(MissingDependencyError, match="has Relay: add --compiler relay"):
         from_relax(small_network())
-    with pytest.raises(MissingDependencyError, match="scripts/environment.sh"):
+    with pytest.raises(MissingDependencyError, match=r"scripts/environment.sh"):
         load_model(onnx_network_path("squeezenet"))

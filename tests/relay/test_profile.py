@@ -121,7 +121,7 @@ def test_the_other_compiler_is_refused_in_one_line(
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[str]:
     """A tracker with one of our servers behind it; gives ``host:port``."""
-    with board(KEY, "tvm_costmodel.profiling.runners.relay_rpc_server") as address:
+    with board(KEY, any_arguments=True) as address:
         yield address
 
 
@@ -143,16 +143,16 @@ def test_decided_networks_are_timed_with_drawn_constants(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, file = tmp_path / "store.db", tmp_path / "variants.jsonl.xz"
-    take = ["--suite", "quick", "--families", "resnet", "--count", "1", "--variants", "3"]
+    take = ["--suite", "quick", "--families", "resnet", "--count", "1", "--variants", "1"]
     common = ["--compiler", "relay", "--store", str(store), "--format", "json", "-q"]
     assert main(["profile", *take, *common, "--export", str(file)]) == 0
     response = json.loads(capsys.readouterr().out)
-    assert (response["measured"], response["failed"], response["exported"]) == (3, 0, 1)
+    assert (response["measured"], response["failed"], response["exported"]) == (1, 0, 1)
     with Store(store, write=False) as held:
         rows = list(held.measurements())
-    assert len(rows) == 4
+    assert len(rows) == 2
     assert all(row.pipeline["config"]["random_constants"] for row in rows)
     (group,) = read_variants(file).records
-    assert group.family == "resnet" and len(group.good_variants) == 3
-    for variant in group.good_variants:  # outputs of drawn constants say nothing
-        assert math.isnan(variant.max_rel_err) and 0.05 < variant.ratio < 20
+    (variant,) = group.good_variants
+    assert group.family == "resnet" and 0.05 < variant.ratio < 20
+    assert math.isnan(variant.max_rel_err)  # outputs of drawn constants say nothing

@@ -112,8 +112,8 @@ def test_a_stored_decision_comes_back_at_once(
 def test_a_candidate_that_fails_is_a_row_and_no_result(mod: tvm.IRModule) -> None:
     """Combining passes fail on some networks; whichever do here are rows that name the pass."""
     gains = {("products", "batch"): -1.0, ("convolutions", "joined"): -0.5}
-    result = tune(mod, **settings(None, predictor=KnownScorer(gains), measure=3))
-    assert result.report.measured + result.report.failed == 3
+    result = tune(mod, **settings(None, predictor=KnownScorer(gains), measure=2))
+    assert result.report.measured + result.report.failed == 2
     for trial in result.report.trials:
         assert trial.status == "ok" or (trial.error and "Combine" in trial.error)
     assert result.report.default_ms is not None and result.report.speedup >= 1.0
@@ -156,11 +156,11 @@ def test_the_command_tunes_a_file_and_remembers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = onnx_file(tmp_path)
-    command = ["tune", str(model), "--compiler", "relay", "--predictor", "random", "--measure", "2"]
+    command = ["tune", str(model), "--compiler", "relay", "--predictor", "random", "--measure", "1"]
     command += ["-o", str(tmp_path / "out"), "--format", "json", "-q"]
     assert main(command) == 0
     output = json.loads(capsys.readouterr().out)
-    assert output["measured"] + output["failed"] == 2 and output["predictor"] == "random"
+    assert output["measured"] + output["failed"] == 1 and output["predictor"] == "random"
     assert Path(output["artifact"]).is_file() and output["compiler"] == "relay"
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["stored"]
@@ -205,7 +205,7 @@ def test_the_names_are_the_packages_own() -> None:
 
 
 def test_a_board_is_tuned_for_over_rpc(mod: tvm.IRModule, tmp_path: Path) -> None:
-    with board("tuned", "tvm_costmodel.profiling.runners.relay_rpc_server") as address:
+    with board("tuned", any_arguments=True) as address:
         device = resolve_device("cpu").with_tracker(address, "tuned")
         result = tune(mod, **settings(tmp_path / "out", device=device, measure=1))
     assert result.report.device.endswith("-rpc-relay")

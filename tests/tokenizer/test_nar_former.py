@@ -39,9 +39,9 @@ def test_golden_tokens_of_a_convolution() -> None:
     assert np.flatnonzero(conv[:32]).tolist() == [VOCABULARY.index("conv2d")]
     # kernel, stride, padding, dilation, groups, bias as published, then kernel width, channels in
     attributes = [5, 2, 2, 1, 1, 0, 5, 3]
-    expected = sum((positions(value) for value in attributes), [])
+    expected = np.concatenate([positions(value) for value in attributes])
     np.testing.assert_allclose(conv[32:112], expected, atol=1e-5)
-    dims = sum((positions(value) for value in (2, 12, 8, 8)), [])
+    dims = np.concatenate([positions(value) for value in (2, 12, 8, 8)])
     np.testing.assert_allclose(conv[112:], dims, atol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_static_numbers_are_batch_gflops_gparameters_gmacs() -> None:
     assert parameters == pytest.approx(0.0256, rel=0.02)  # ResNet-50
     assert graph.macs / 1e9 == pytest.approx(4.1, rel=0.02)
     numbers = (1, graph.flops / 1e9, parameters, graph.macs / 1e9)
-    np.testing.assert_allclose(static, sum((positions(n) for n in numbers), []), atol=1e-5)
+    np.testing.assert_allclose(static, np.concatenate([positions(n) for n in numbers]), atol=1e-5)
 
 
 def test_numbers_encode_in_float32() -> None:
@@ -92,7 +92,7 @@ def test_unknown_operator_is_encoded_by_operands_and_bytes() -> None:
     token = Tokenizer().encode(graph).features[2]
     assert np.flatnonzero(token[:32]).tolist() == [31]
     megabytes = 8 * 16 * 16 * 4 / 2**20
-    expected = sum((positions(v) for v in (1, 0, 1, megabytes, 0, megabytes)), [])
+    expected = np.concatenate([positions(v) for v in (1, 0, 1, megabytes, 0, megabytes)])
     np.testing.assert_allclose(token[32:92], expected, atol=1e-6)
     assert graph.unknown_ops == ("com.acme.magic",)
 

@@ -6,7 +6,7 @@ from tests.graphs import GraphBuilder, resnet_graph, unknown_graph
 from tvm_costmodel.tokenizer.network_features import FEATURE_NAMES, features, group_of
 
 
-def by_name(graph) -> dict[str, float]:  # noqa: ANN001
+def by_name(graph) -> dict[str, float]:
     return dict(zip(FEATURE_NAMES, features([graph])[0], strict=True))
 
 

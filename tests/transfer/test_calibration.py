@@ -85,7 +85,7 @@ def test_a_calibrated_checkpoint_comes_back_equal(trained: Regressor, tmp_path: 
 def test_a_checkpoint_of_another_device_is_refused(trained: Regressor, tmp_path: Path) -> None:
     path = trained.save(tmp_path / "trained")
     assert load_predictor(path, device="cpu-a").device == "cpu-a"
-    with pytest.raises(CheckpointError, match="trained for cpu-a, and cpu-b .* calibrate"):
+    with pytest.raises(CheckpointError, match=r"trained for cpu-a, and cpu-b .* calibrate"):
         load_predictor(path, device="cpu-b")
     moved = calibrate(trained, TEST[:5], OTHER[:5], "cpu-b").save(tmp_path / "moved")
     assert load_predictor(moved, device="cpu-b").device == "cpu-b"
@@ -113,7 +113,7 @@ def test_work_profiles_hold_size_and_work() -> None:
 
 
 def test_bad_measurements_are_refused(trained: Regressor) -> None:
-    with pytest.raises(ConfigError, match="label 1 is 0.0"):
+    with pytest.raises(ConfigError, match=r"label 1 is 0.0"):
         calibrate(trained, TEST[:2], np.array([1.0, 0.0]), "cpu-b")
     with pytest.raises(ConfigError, match="one latency in seconds per graph"):
         calibrate(trained, TEST[:2], OTHER[:3], "cpu-b")

@@ -117,7 +117,7 @@ def test_cells_that_a_source_did_not_measure_are_skipped() -> None:
 
 
 def test_components_keep_the_directions_of_devices() -> None:
-    features, latency = devices()
+    _features, latency = devices()
     components = latency_components(latency[:, :12], 3)
     prior = DevicePrior.learn(components, latency[:, :12], BOARDS)
     at = prior.choose(components, 6)

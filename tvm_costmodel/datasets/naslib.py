@@ -24,7 +24,7 @@ def naslib_records(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
         records = records[key]
     if not records:
         raise ModelFileError(f"{path}: the file holds no cells; download it again")
-    return records
+    return dict(records)
 
 
 def key_integers(key: str, path: str | os.PathLike[str]) -> list[int]:

@@ -137,12 +137,71 @@ def read_nnmeter_jsonl(path: str | os.PathLike[str]) -> Iterator[MeasuredNetwork
         GraphError: A network's nodes do not fit together.
         UnsupportedOperatorError: An operator has no translation.
     """
+    for where, line in _lines(path):
+        name, nodes, latency = _record(line, where)
+        try:
+            yield MeasuredNetwork(name, to_graph(nodes, name), latency)
+        except (GraphError, UnsupportedOperatorError) as error:
+            raise type(error)(f"{where}: {error}") from None
+
+
+def pack_nnmeter(paths: Sequence[Path], archive: Path) -> int:
+    """Writes published families as the archive of arrays that `NnMeterBench` reads.
+
+    Args:
+        paths: The published ``.jsonl`` files; a family is called as its file.
+        archive: The ``.npz`` file to write.
+
+    Returns:
+        Number of networks.
+
+    Raises:
+        ModelFileError: A line is no network, or has a dilation, which the archive cannot hold.
+    """
+    vocabulary: dict[str, int] = {}
+    family, label_ms, op, feat, edge = [], [], [], [], []
+    node_ptr, edge_ptr = [0], [0]
+    for number, path in enumerate(paths):
+        for where, line in _lines(path):
+            _, nodes, latency = _record(line, where)
+            if any(node.dilation != (1, 1) for node in nodes):
+                raise ModelFileError(
+                    f"{where}: a dilated convolution, which an archive cannot hold"
+                )
+            family.append(number)
+            label_ms.append([1e3 * latency.get(device, math.nan) for device in DEVICES])
+            for node in nodes:
+                op.append(vocabulary.setdefault(node.op, len(vocabulary)))
+                shape = (*node.shape, 0, 0, 0, 0, 0)[:5]
+                feat.append((0, 0, 0, 0, 0, *node.kernel, *node.strides, *shape))
+            edge += [(read, i) for i, node in enumerate(nodes) for read in node.inputs]
+            node_ptr.append(len(op))
+            edge_ptr.append(len(edge))
+    np.savez_compressed(
+        archive,
+        families=np.array([path.stem for path in paths]),
+        op_vocab=np.array(list(vocabulary)),
+        feat_cols=np.array(_COLUMNS.split()),
+        label_cols=np.array(DEVICES),
+        family=np.array(family, np.int8),
+        label_ms=np.array(label_ms, np.float32),
+        node_ptr=np.array(node_ptr),
+        edge_ptr=np.array(edge_ptr),
+        op=np.array(op, np.int16),
+        feat=np.array(feat, np.int32),
+        edge=np.array(edge, np.int32),
+    )
+    return len(family)
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
+    """Where each network of a published file stands, and its line."""
     any_network = False
     try:
         with Path(path).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _network(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", line
                     any_network = True
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: cannot be read ({error}); check the path") from None
@@ -193,7 +252,8 @@ def _check(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> No
         )
 
 
-def _network(line: str, where: str) -> MeasuredNetwork:
+def _record(line: str, where: str) -> tuple[str, list[TensorflowNode], dict[str, float]]:
+    """Name, nodes and seconds by device of a published line."""
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -211,16 +271,12 @@ def _network(line: str, where: str) -> MeasuredNetwork:
                 "milliseconds, or null where not measured"
             )
         latency[device] = value / 1e3
-    name = str(record.get("id", ""))
     try:
-        graph = to_graph(_nodes(record["graph"]), name)
+        return str(record.get("id", "")), _nodes(record["graph"]), latency
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelFileError(
             f"{where}: a node is incomplete ({type(error).__name__}: {error})"
         ) from None
-    except (GraphError, UnsupportedOperatorError) as error:
-        raise type(error)(f"{where}: {error}") from None
-    return MeasuredNetwork(name, graph, latency)
 
 
 def _nodes(graph: Mapping[str, Any]) -> list[TensorflowNode]:

@@ -59,7 +59,9 @@ def masked_checksums(contents: Sequence[bytes]) -> np.ndarray:
         crc[:count] = _TABLE[(part ^ column[:count]) & 0xFF] ^ (part >> np.uint32(8))
     checksums = np.empty(len(contents), dtype=np.uint32)
     checksums[order] = crc ^ np.uint32(0xFFFFFFFF)
-    return ((checksums >> np.uint32(15)) | (checksums << np.uint32(17))) + np.uint32(_MASK)
+    turned = (checksums >> np.uint32(15)) | (checksums << np.uint32(17))
+    masked: np.ndarray = turned + np.uint32(_MASK)
+    return masked
 
 
 def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:

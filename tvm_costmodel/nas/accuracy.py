@@ -175,11 +175,12 @@ class RankScale:
         """Scaled mid-ranks of the training accuracies, float64 [N]."""
         low = np.searchsorted(self.accuracy, accuracy, "left")
         high = np.searchsorted(self.accuracy, accuracy, "right")
-        return ((low + high) / (2 * len(self.accuracy)) - 0.5) * np.sqrt(12.0)
+        ranks: np.ndarray = ((low + high) / (2 * len(self.accuracy)) - 0.5) * np.sqrt(12.0)
+        return ranks
 
     def percent(self, score: np.ndarray) -> np.ndarray:
         """Accuracy that a score stands for; rises strictly with it, also beyond both ends."""
         count = len(self.accuracy)
         at = ((np.arange(count) + 0.5) / count - 0.5) * np.sqrt(12.0)
-        percent = np.interp(score, at, self.accuracy)
+        percent: np.ndarray = np.interp(score, at, self.accuracy)
         return percent + 1e-3 * score  # keeps order where training accuracies are equal

@@ -193,7 +193,7 @@ class CellTokenizer:
     def _sources(self, adjacency: np.ndarray) -> np.ndarray:
         """float32 [N, 2 frequencies]: sum of the encoded positions of each node's predecessors."""
         places = self._encode(range(len(adjacency)))
-        sources = adjacency.T @ places
+        sources: np.ndarray = adjacency.T @ places
         sources[0] = self._encode([NO_SOURCE])[0]
         return sources
 

@@ -127,4 +127,5 @@ def _table(kernel: EdgeKernel, places: np.ndarray) -> np.ndarray:
     """Kernel by number of agreeing places."""
     m = np.arange(places.shape[1] + 1, dtype=np.float64)
     pairs, triples = m * (m - 1) / 2, m * (m - 1) * (m - 2) / 6
-    return m + kernel.pairs * pairs + kernel.triples * triples
+    table: np.ndarray = m + kernel.pairs * pairs + kernel.triples * triples
+    return table

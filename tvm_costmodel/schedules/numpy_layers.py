@@ -41,7 +41,7 @@ def linear(weights: Weights, gradients: Weights, name: str, inputs: Array) -> tu
         flat = upper.reshape(weight.shape[0], -1, weight.shape[2])
         gradients[f"{name}.weight"] = rows.transpose(0, 2, 1) @ flat
         gradients[f"{name}.bias"] = flat.sum(1, keepdims=True)
-        lower = flat @ weight.transpose(0, 2, 1)
+        lower: Array = flat @ weight.transpose(0, 2, 1)
         return lower.reshape(-1, *inputs.shape[1:])
 
     return output.reshape(-1, *inputs.shape[1:3], weight.shape[2]), back
@@ -58,7 +58,8 @@ def normalise(inputs: Array) -> tuple[Array, Back]:
 
     def back(upper: Array) -> Array:
         along = (upper * output).mean(-1, keepdims=True)
-        return scale * (upper - upper.mean(-1, keepdims=True) - output * along)
+        lower: Array = scale * (upper - upper.mean(-1, keepdims=True) - output * along)
+        return lower
 
     return output, back
 

@@ -172,10 +172,11 @@ class ScheduleRanker:
         if score is None:
             score = self.predict([candidate])[0]
         features = checked([candidate])
-        parts = log_roofline(features[0])
+        parts: NDArray[np.float32] = log_roofline(features[0])
         if self._weights is not None:
             parts = forward(self._weights, self._batch(features), {})[1].mean(0)[0]
-        return parts - np.logaddexp.reduce(parts) - score
+        attributed: NDArray[np.float32] = parts - np.logaddexp.reduce(parts) - score
+        return attributed
 
     def _score(self, features: Sequence[Features]) -> NDArray[np.float32]:
         prior = self._prior(features)
@@ -189,7 +190,9 @@ class ScheduleRanker:
         """Log seconds by the Transformer, [B]; None where there were no earlier tasks."""
         if self._weights is None:
             return None
-        return forward(self._weights, self._batch(features), {})[0].mean(0)
+        members = forward(self._weights, self._batch(features), {})[0]
+        log_seconds: NDArray[np.float32] = members.mean(0)
+        return log_seconds
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights from `pretrain` as a safetensors file.

@@ -63,7 +63,8 @@ def log_roofline(features: Features) -> NDArray[np.float32]:
     first = _BUFFER_START + _UNIQUE_BYTES
     columns = first + _BUFFER_STRIDE * np.arange(_BUFFERS)
     moved = np.expm1(features[:, columns] * np.log(2)).sum(1)
-    return np.log(operations / _PEAK_PER_S + moved / _BYTES_PER_S + 1e-9).astype(np.float32)
+    seconds = operations / _PEAK_PER_S + moved / _BYTES_PER_S + 1e-9
+    return np.asarray(np.log(seconds), np.float32)
 
 
 def log_seconds(seconds: Sequence[float]) -> NDArray[np.float32]:

@@ -97,4 +97,4 @@ class TaskGP:
 def _distances(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """Euclidean distances, [B, N]."""
     squares = (ones**2).sum(1)[:, None] + (others**2).sum(1) - 2 * ones @ others.T
-    return np.sqrt(np.maximum(squares, 0))
+    return np.sqrt(np.asarray(np.maximum(squares, 0), np.float64))

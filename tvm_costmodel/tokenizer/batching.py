@@ -206,7 +206,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser, a bijection on uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(31))
+    return x
 
 
 def _hash_rows(op_id: np.ndarray, values: np.ndarray, degree: np.ndarray) -> np.ndarray:

@@ -96,8 +96,9 @@ def encode_numbers(values: np.ndarray, config: TokenizerConfig) -> np.ndarray:
     exponents = np.arange(config.frequencies) / config.frequencies
     # float32 throughout: large values at frequency 1 depend on the precision of the multiplication
     angles = values.astype(np.float32)[..., None] * (config.base**-exponents).astype(np.float32)
-    encoded = np.stack([np.sin(angles), np.cos(angles)], axis=-1)  # [..., frequencies, 2]
-    return np.nan_to_num(encoded, nan=0.0).reshape(*values.shape, 2 * config.frequencies)
+    pairs = np.stack([np.sin(angles), np.cos(angles)], axis=-1)  # [..., frequencies, 2]
+    encoded: np.ndarray = np.nan_to_num(pairs, nan=0.0)
+    return encoded.reshape(*values.shape, 2 * config.frequencies)
 
 
 def encode_tokens(op_id: np.ndarray, values: np.ndarray, config: TokenizerConfig) -> np.ndarray:

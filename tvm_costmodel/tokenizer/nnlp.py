@@ -83,7 +83,8 @@ def normalised(
         dims: Output dimensions.
     """
     centre, scale = _constants(attributes, dims)
-    return (values - centre[op_id]) / scale[op_id]
+    scaled: np.ndarray = (values - centre[op_id]) / scale[op_id]
+    return scaled
 
 
 @cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.graph.types import Operator
 from tvm_costmodel.ops import CATALOGUE, OpCost
 from tvm_costmodel.tokenizer.vocabulary import SLOT_OF_OPERATOR, UNKNOWN, VOCABULARY
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PHYSICAL_VERSION = 1
 """Raised whenever the same graph would give other tokens."""
@@ -89,7 +92,15 @@ class PhysicalTokens:
 
 
 class PhysicalTokenizer:
-    """Encodes graphs as physical quantities."""
+    """Encodes graphs as physical quantities.
+
+    Attributes:
+        version_key: Key of the version in `describe`.
+        tokens: What messages call its tokens.
+    """
+
+    version_key: ClassVar[str] = "version"
+    tokens: ClassVar[str] = "tokens"
 
     def encode(self, graph: OpGraph) -> PhysicalTokens:
         """Encodes one graph.
@@ -138,14 +149,14 @@ class PhysicalTokenizer:
         }
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> PhysicalTokenizer:
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
         """The tokenizer that a checkpoint was trained with.
 
         Raises:
             CheckpointError: Its version, vocabulary or features are not this package's.
         """
         tokenizer = cls()
-        require_same(tokenizer.describe(), description, "version", "tokens")
+        require_same(tokenizer.describe(), description, cls.version_key, cls.tokens)
         return tokenizer
 
 

@@ -8,7 +8,6 @@ predictor can learn from both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from tvm_costmodel.graph.op_graph import OpGraph
 from tvm_costmodel.tokenizer.kernel_features import KERNEL_FEATURES
 from tvm_costmodel.tokenizer.kernel_graph import KernelGraph
 from tvm_costmodel.tokenizer.kernel_tokens import KernelTokenizer
-from tvm_costmodel.tokenizer.operator_features import PhysicalTokens, require_same
+from tvm_costmodel.tokenizer.operator_features import PhysicalTokens
 
 RELAY_KERNEL_VERSION = 1
 """Raised whenever the same graph would give other tokens."""
@@ -49,13 +48,11 @@ _COLUMN = {mark: column for column, mark in enumerate(RELAY_MARKS)}
 class RelayKernelTokenizer(KernelTokenizer):
     """Encodes annotated graphs as kernels with marks."""
 
-    def encode(self, graph: OpGraph) -> PhysicalTokens:
-        """Encodes one graph.
+    version_key = "relay_kernels"
+    tokens = "tokens of Relay's kernels"
 
-        Raises:
-            GraphError: The graph has nothing that computes, or has dimensions unknown until run
-                time.
-        """
+    def encode(self, graph: OpGraph) -> PhysicalTokens:
+        """As `PhysicalTokenizer.encode`."""
         kernels = KernelGraph(graph)
         tokens = kernels.tokens()
         marks = np.zeros((len(kernels), len(RELAY_MARKS)), np.float32)
@@ -69,16 +66,3 @@ class RelayKernelTokenizer(KernelTokenizer):
         """Versions, vocabulary and features, as a checkpoint stores them."""
         own = {"relay_kernels": RELAY_KERNEL_VERSION, "features": list(RELAY_KERNEL_FEATURES)}
         return super().describe() | own
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> RelayKernelTokenizer:
-        """The tokenizer that a checkpoint was trained with.
-
-        Raises:
-            CheckpointError: Its versions, vocabulary or features are not this package's.
-        """
-        tokenizer = cls()
-        require_same(
-            tokenizer.describe(), description, "relay_kernels", "tokens of Relay's kernels"
-        )
-        return tokenizer

@@ -77,7 +77,8 @@ class KernelTable:
 
     def extents(self, kernels: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Named parts of the kernels' places, float64 [kernels, names]."""
-        return self.place[kernels][:, [_PLACE.index(name) for name in names]]
+        extents: np.ndarray = self.place[kernels][:, [_PLACE.index(name) for name in names]]
+        return extents
 
 
 def kernel_table(networks: Sequence[PhysicalTokens]) -> KernelTable:

@@ -85,7 +85,8 @@ def roofline_level(work: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
     scaled = work / latency_ms[:, None]
     rate = nnls(scaled, np.ones(len(scaled)))[0]
     floor = 1e-3 / np.maximum(scaled.mean(axis=0), 1e-12)
-    return np.log(np.maximum(rate, floor))
+    log_rate: np.ndarray = np.log(np.maximum(rate, floor))
+    return log_rate
 
 
 class EnsembleTrainer(TrainingLoop):
@@ -193,7 +194,7 @@ class EnsembleTrainer(TrainingLoop):
         predicted = torch.log(latency)
         target = torch.nan_to_num(measured)
         error = torch.abs(predicted - target) * weight
-        losses = error.sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        losses: Tensor = error.sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
         losses = losses + self.config.prior * corrections
         kernels = self.graphs.kernels(indices) if self.config.kernels else None
         if kernels is not None:

@@ -48,7 +48,8 @@ def relative_errors(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
         )
     if not np.all(measured > 0):
         raise ConfigError("a measured latency is not positive: relative errors need positive ones")
-    return np.abs(predicted - measured) / measured
+    errors: np.ndarray = np.abs(predicted - measured) / measured
+    return errors
 
 
 def mape(predicted: np.ndarray, measured: np.ndarray) -> float:

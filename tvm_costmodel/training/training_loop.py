@@ -193,11 +193,13 @@ class TrainingLoop(ABC):
         total = self.config.epochs * self.steps_per_epoch
         rise = max(0.0 if self.from_zero else 1.0, self.config.warmup * total)
         if step < rise:
-            return (step + (not self.from_zero)) / rise
+            risen: float = (step + (not self.from_zero)) / rise
+            return risen
         fallen = (step - rise) / max(1.0, total - rise)
         if self.cosine:
             return 0.5 * (1 + math.cos(math.pi * fallen))
-        return (total - step) / max(1.0, total - rise)
+        left: float = (total - step) / max(1.0, total - rise)
+        return left
 
     def _autocast(self) -> torch.autocast:
         """Runs the forward pass of a step in the recipe's precision."""

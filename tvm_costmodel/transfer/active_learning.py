@@ -27,7 +27,8 @@ def candidate_order(total: int, count: int, strategy: str, seed: int) -> np.ndar
 def evenly_ranked(expected: np.ndarray, count: int) -> np.ndarray:
     """Indices of ``count`` numbers at even distances in rank, int64 [count]."""
     at = ((np.arange(count) + 0.5) * len(expected) / count).astype(int)
-    return np.argsort(expected, kind="stable")[at]
+    chosen: np.ndarray = np.argsort(expected, kind="stable")[at]
+    return chosen
 
 
 def most_informative(

@@ -155,8 +155,8 @@ def choose_networks(
     candidates = [graphs[int(i)] for i in order]
     predicted = uncalibrated(regressor).predict(candidates)
     if strategy == "spread":
-        return order[evenly_ranked(predicted, count)]
-    return order[_most_informative(candidates, predicted, count)]
+        return np.take(order, evenly_ranked(predicted, count))
+    return np.take(order, _most_informative(candidates, predicted, count))
 
 
 def choose_by_cost(regressor: Regressor, graphs: Sequence[OpGraph], cost: np.ndarray) -> np.ndarray:

@@ -54,13 +54,15 @@ class AdaptedDevice:
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Seconds of cells, float64 [G], each at least a thousandth of the scale."""
         answers = self.prior.standardised(features) @ self.weights
-        return self.scale_s * np.maximum(answers, 1e-3)
+        seconds: np.ndarray = self.scale_s * np.maximum(answers, 1e-3)
+        return seconds
 
     def uncertainty_s(self, features: np.ndarray) -> np.ndarray:
         """Standard deviation of each prediction in seconds, including measurement noise."""
         rows = self.prior.standardised(features)
         variance = np.einsum("gf,fh,gh->g", rows, self.covariance, rows) + self.noise**2
-        return self.scale_s * np.sqrt(variance)
+        deviation: np.ndarray = self.scale_s * np.sqrt(variance)
+        return deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +143,10 @@ class DevicePrior:
             return order[:count]
         rows = self.standardised(features)[order]
         if strategy == "spread":
-            return order[evenly_ranked(rows @ self.mean, count)]
-        return order[most_informative(rows, self.covariance, self.noise, count)]
+            chosen = evenly_ranked(rows @ self.mean, count)
+        else:
+            chosen = most_informative(rows, self.covariance, self.noise, count)
+        return np.take(order, chosen)
 
     def adapt(self, features: np.ndarray, latency_s: np.ndarray) -> AdaptedDevice:
         """Learns a device from a few measurements.
