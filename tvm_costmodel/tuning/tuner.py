@@ -137,12 +137,12 @@ class Tuning:
             if not number or self.settings.adapt:
                 self._search(number)
             last = number == len(shares) - 1 and number > 0
-            known = [] if number else self._rule_of_thumb()
-            assumed = {p.scored.candidate: FAILED for p in known}  # measured in any case
+            known = [] if number or not share else self._rule_of_thumb()
+            expert = {proposal.scored.candidate for proposal in known}
             proposals = propose(
-                self.searches[-1].ranked,
+                [s for s in self.searches[-1].ranked if s.candidate not in expert],
                 self.default,
-                assumed | {t.candidate: _outcome(t) for t in self.measured.values()},
+                {trial.candidate: _outcome(trial) for trial in self.measured.values()},
                 share - len(known),
                 0 if last else share // _UNSURE,
             )
