@@ -185,7 +185,7 @@ def _whisper() -> nn.Module:
     return FirstOutput(WhisperEncoder(settings))
 
 
-_IMAGE = (1, 3, 232, 232)
+_IMAGE, _LARGE = (1, 3, 236, 236), (1, 3, 308, 308)
 _LABELS = {"num_labels": 1000}
 
 MODERN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -194,15 +194,15 @@ MODERN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "efficientnet_b0": (
         _published(
-            "EfficientNetForImageClassification", "EfficientNetConfig", **_LABELS, image_size=232,
+            "EfficientNetForImageClassification", "EfficientNetConfig", **_LABELS, image_size=308,
             width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280,
-        ), _IMAGE,
+        ), _LARGE,
     ),
     "resnet18": (
         _published(
             "ResNetForImageClassification", "ResNetConfig", **_LABELS, layer_type="basic",
             hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
-        ), _IMAGE,
+        ), (1, 3, 340, 340),
     ),
     "regnet_y": (
         _published(
@@ -211,7 +211,7 @@ MODERN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ), _IMAGE,
     ),
     "convnext_tiny": (
-        _published("ConvNextForImageClassification", "ConvNextConfig", **_LABELS), _IMAGE
+        _published("ConvNextForImageClassification", "ConvNextConfig", **_LABELS), _LARGE
     ),
     "mobilevit_xs": (
         _published(
@@ -227,7 +227,7 @@ MODERN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (1, 3, 264, 264),
     ),
     "pvt_v2_b0": (
-        _published("PvtV2ForImageClassification", "PvtV2Config", **_LABELS, image_size=232), _IMAGE
+        _published("PvtV2ForImageClassification", "PvtV2Config", **_LABELS, image_size=236), _IMAGE
     ),
     "swin_tiny": (
         _published("SwinForImageClassification", "SwinConfig", **_LABELS), _IMAGE
@@ -240,8 +240,8 @@ MODERN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "bert4": (_published("BertModel", "BertConfig", num_hidden_layers=4), (1, 112)),
     "whisper_tiny_encoder": (_whisper, (1, 80, 3000)),
-    "decoder": (lambda: Decoder(72, 768, 12, 6, 50257), (1, 72)),
-    "yolov8n": (Detector, (1, 3, 352, 352)),
-    "unet": (UNet, (1, 3, 144, 144)),
+    "decoder": (lambda: Decoder(77, 768, 12, 6, 50257), (1, 77)),
+    "yolov8n": (Detector, (1, 3, 416, 416)),
+    "unet": (UNet, (1, 3, 184, 184)),
 }  # fmt: skip
 """Each network's maker and the shape of its input; token ids where that has two dimensions."""

@@ -126,6 +126,9 @@ def torch_network(name: str) -> tuple[nn.Module, tuple[int, ...]] | None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, shape = maker() if maker else (MODERN[name][0](), MODERN[name][1])
+        if maker is None:  # some start with weights that make every output 0
+            for layer in (m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)):
+                nn.init.kaiming_normal_(layer.weight)
         for norm in (m for m in network.modules() if isinstance(m, nn.LayerNorm)):
             nn.init.normal_(norm.weight, 1.0, 0.1)  # equal weights would be exported as one
             nn.init.normal_(norm.bias, 0.0, 0.1)

@@ -210,8 +210,8 @@ def _suppression_flops(operator: OperatorLike, inputs: Sequence[TensorLike]) -> 
 
 
 _KEPT_BOXES = 64
-_OVERLAP_FLOPS = 16 * 16
-"""Intersection, union and their ratio, one pair at a time where other arithmetic takes 16."""
+_OVERLAP_FLOPS = 16 * 128
+"""Intersection, union and their ratio, one pair at a time: about 100 ns, measured."""
 
 
 def _largest(operator: OperatorLike, inputs: Sequence[TensorLike]) -> int:
