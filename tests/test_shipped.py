@@ -65,7 +65,7 @@ def test_labels_were_made_by_this_pipeline(labels: LabelledGraphs) -> None:
 def test_checkpoints_were_trained_on_these_labels(labels: LabelledGraphs) -> None:
     shipped = {entry.predictor: entry.card for entry in zoo() if entry.device == labels.device}
     of_networks = {"roofline_former", "nar_former_v2", "xgboost", "flops"}
-    assert set(shipped) == of_networks | {"kernel_former"}
+    assert set(shipped) == of_networks | {"kernel_former", "flops_kernel"}
     for predictor, card in ((name, shipped[name]) for name in of_networks):
         assert card["training_set"] == labels.hash, predictor
         assert card["pipeline_key"] == labels.pipeline_key, predictor
