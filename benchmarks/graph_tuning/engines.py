@@ -106,16 +106,6 @@ def kernel_times(
     return tuple(sorted(times, key=lambda row: -row[3]))
 
 
-def timed_kernels(path: Path) -> list[tuple[str, Any, float]]:
-    """Name, parameters and milliseconds of each kernel of a model's default build."""
-    from tvm_costmodel.compilers.relax import PipelineConfig, build, cpu_target
-    from tvm_costmodel.frontends import load_model
-
-    built = build(load_model(path).module, cpu_target(1), PipelineConfig())
-    parameters = {kernel.name: kernel.parameters for kernel in built.kernels}
-    return [(name, parameters[name], took) for name, _, _, took in kernel_times(built)]
-
-
 def clocked(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one run."""
     start = clock()

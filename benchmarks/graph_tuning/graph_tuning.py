@@ -41,15 +41,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.graph_tuning.engines import ENGINES, TORCH, TUNED, timed_kernels
-from benchmarks.graph_tuning.tuned_networks import (
-    NETWORKS,
-    SETS,
-    known_share,
-    read_graphs,
-    refuse_trained,
-    write_networks,
-)
+from benchmarks.graph_tuning.engines import ENGINES, TORCH, TUNED
+from benchmarks.graph_tuning.new_kernels import known_share
+from benchmarks.graph_tuning.tuned_networks import read_graphs, refuse_trained, write_networks
 from benchmarks.graph_tuning.tuning_figures import (
     against_engines,
     fixed_choices,
@@ -136,7 +130,7 @@ class Bench:
         graphs = read_graphs(self.folder / "networks", self.settings.networks)
         print(f"{len(graphs)} networks, none among {refuse_trained(graphs)} labelled ones")
         for name in self.settings.networks:
-            share = known_share(timed_kernels(self.model(name)))
+            share = known_share(self.model(name))
             print(
                 f"{name}: {share:.0%} of the default build's time in kernels of labels", flush=True
             )
@@ -366,9 +360,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="+", choices=STAGES, metavar="STAGE")
     parser.add_argument("--folder", type=Path, help=f"where all is kept ({FOLDER})")
-    parser.add_argument(
-        "--networks", help=f"for this call: {' or '.join(SETS)}, or some of {','.join(NETWORKS)}"
-    )
+    parser.add_argument("--networks", help="for this call: modern, kin, or names with commas")
     parser.add_argument(
         "--strategy",
         action="append",

@@ -3,18 +3,14 @@
 The sixteen of `modern_networks`; with ``--networks kin`` eleven whose kernels labelled networks
 have too: the nine that ship inside the ``onnx`` package, a vision transformer and a sequence
 encoder; for tests two small ones. None of them may be among the labels that the shipped predictors
-learned from, which `refuse_trained` checks by content hash, and `known_share` says how much of a
-network's time is in kernels that some label holds.
+learned from, which `refuse_trained` checks by content hash.
 
 Not a benchmark itself; those in this folder share it.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import lzma
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -103,8 +99,6 @@ TORCH_NETWORKS = {
     "vit": lambda: _vit(160, 320, 5, 7),
     "encoder": lambda: _encoder(80, 320, 5, 5),
 }
-Kernel = tuple[str, Sequence[tuple[Sequence[int], str]], float]
-
 QUICK_NETWORKS = {
     "two_convolutions": lambda: _convolutions(14),
     "small_encoder": lambda: _encoder(8, 32, 2, 1),
@@ -183,40 +177,6 @@ def labelled_hashes(labels: Path = LABELS) -> set[str]:
             for line in stream:  # canonical JSON, which takes long to parse
                 hashes.update(re.findall(r'"graph_hash":"(\w+)"', line))
     return hashes
-
-
-def known_share(kernels: Sequence[Kernel], labels: Path = LABELS) -> float:
-    """Share of a build's time, 0 to 1, in kernels that labels hold.
-
-    Kernels are equal where they begin with the same operator and their first parameter and their
-    result have as many elements: packed weights differ between processors. So some count as known
-    that are not.
-
-    Args:
-        kernels: Name, parameters as (shape, dtype), and time of each kernel.
-        labels: Folder of exported labels.
-    """
-    known = _labelled_kernels(labels)
-    of_known = sum(time for name, parameters, time in kernels if _mark(name, parameters) in known)
-    return of_known / sum(time for *_, time in kernels)
-
-
-def _mark(name: str, parameters: Sequence[tuple[Sequence[int], str]]) -> tuple[object, ...]:
-    operator = re.split(r"\d*(?:_|$)", name.removeprefix("fused_"), maxsplit=1)[0]
-    (first, dtype), (result, _) = parameters[0], parameters[-1]
-    return operator, math.prod(first), math.prod(result), dtype
-
-
-@functools.cache
-def _labelled_kernels(labels: Path) -> frozenset[tuple[object, ...]]:
-    marks = set()
-    for path in sorted(labels.glob("*.jsonl.xz")):
-        with lzma.open(path, "rt", encoding="utf-8") as stream:
-            for line in stream:
-                if line.startswith('{"flops"'):  # a kernel's line
-                    kernel = json.loads(line)
-                    marks.add(_mark(kernel["name"], kernel["parameters"]))
-    return frozenset(marks)
 
 
 def input_of(shape: Sequence[int]) -> torch.Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from tvm_costmodel.profiling.devices import Device, this_machine
 from tvm_costmodel.user_cache import Speed, keep_speed, stored_speed
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 1.0
+_REPEATS = 300  # a second or two
 _BUSY = 1.3  # wall over processor time from which the machine is too busy to be sure
 
 
@@ -18,8 +17,8 @@ def speed_of(device: Device) -> float | None:
     """Seconds of the reference kernel on this machine, measured where it is not yet known.
 
     Predictors that learned on another processor scale their answers by it, see
-    `tvm_costmodel.predictors.loading.Predictor`. It is the least processor time of some hundred
-    runs, so that other programs on the same core do not count.
+    `tvm_costmodel.predictors.loading.Predictor`. It is the fastest of some hundred runs: other
+    programs on the same core disturb few of them all.
 
     Args:
         device: The device to predict for.
@@ -36,7 +35,11 @@ def speed_of(device: Device) -> float | None:
     known = stored_speed(device.name)
     if known is not None and not known.doubtful:
         return known.reference_s
-    seconds, share = _timed()
+    from tvm_costmodel.compilers.relax.target import cpu_target
+    from tvm_costmodel.profiling.runners.local import LocalRunner
+
+    timed = LocalRunner(cpu_target(1)).reference(1, _REPEATS)
+    seconds, share = min(timed.times_s), timed.wall_s / (timed.cpu_s or timed.wall_s)
     if known is not None:
         seconds = min(seconds, known.reference_s)
     keep_speed(device.name, Speed(seconds, doubtful=share > _BUSY))
@@ -47,22 +50,3 @@ def speed_of(device: Device) -> float | None:
             100 * (1 - 1 / share),
         )
     return seconds
-
-
-def _timed() -> tuple[float, float]:
-    """Least processor time of a run in seconds, and wall over processor time of all runs."""
-    from tvm_costmodel.compilers.relax.target import cpu_target
-    from tvm_costmodel.profiling.runners.arguments import random_array
-    from tvm_costmodel.profiling.runners.reference import NAME, PARAMETERS, build_reference
-    from tvm_costmodel.profiling.runners.tensors import tensor
-
-    run = build_reference(cpu_target(1))[NAME]
-    arguments = [tensor(random_array(spec)) for spec in PARAMETERS]
-    run(*arguments)
-    runs, wall = [], time.perf_counter()
-    end = wall + _SECONDS
-    while time.perf_counter() < end:
-        begin = time.thread_time()
-        run(*arguments)
-        runs.append(time.thread_time() - begin)
-    return min(runs), (time.perf_counter() - wall) / sum(runs)

@@ -110,7 +110,6 @@ def _estimate(args: argparse.Namespace, device: Device, graph: OpGraph) -> Estim
                 device.name,
                 name,
             )
-    if not args.checkpoint and all(entry.device != name for entry in zoo()):
         speed_of(device)
     predictor = load_predictor(args.checkpoint or name, device=name, engine=args.engine)
     if predictor.name in DECISION_AWARE:
@@ -161,9 +160,11 @@ def _compared_with_measurement(
     from tvm_costmodel.predictors.registry import DECISION_AWARE
     from tvm_costmodel.profiling.measuring.speed_test import speed_of
 
-    speed_of(device)
     of_networks = [entry for entry in zoo() if entry.predictor not in DECISION_AWARE]
-    shipped = [entry for entry in of_networks if entry.device == device.name] or of_networks
+    shipped = [entry for entry in of_networks if entry.device == device.name]
+    if not shipped:
+        speed_of(device)
+        shipped = of_networks
     names = sorted((f"{e.device}/{e.predictor}" for e in shipped), key=_transformer_first)
     names = [args.checkpoint] if args.checkpoint else names
     own_device = device.name if args.checkpoint else None

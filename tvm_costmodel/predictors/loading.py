@@ -114,6 +114,7 @@ class Predictor:
         asked: That device, where it is another processor; empty otherwise.
         speed: How many times longer the reference kernel takes there than where the labels were
             measured, which answers are multiplied by; 1 where either is not known.
+        widened: Factors on the ends of intervals for another processor.
     """
 
     def __init__(
@@ -122,7 +123,8 @@ class Predictor:
         self.regressor = regressor
         self.device = device or str(regressor.card.get("device", ""))
         self.asked = asked if asked and is_other_processor(asked, self.device) else ""
-        self.speed = _relative_speed(regressor.card, self.asked) or 1.0
+        speed = _relative_speed(regressor.card, self.asked)
+        self.speed, self.widened = (speed, SCALED) if speed else (1.0, OTHER_PROCESSOR)
 
     @property
     def name(self) -> str:
@@ -155,8 +157,7 @@ class Predictor:
         latency = self.regressor.predict(networks) * self.speed
         low, high = self.regressor.bounds(latency)
         if self.asked:
-            widened = OTHER_PROCESSOR if self.speed == 1.0 else SCALED
-            low, high = low * widened[0], high * widened[1]
+            low, high = low * self.widened[0], high * self.widened[1]
         estimates = [
             Estimate(
                 float(latency[i]),
@@ -267,25 +268,29 @@ def load_predictor(
         )
     learned = str(card.get("device", ""))
     asked = device or _named_processor(name_or_dir)
-    if asked and is_other_processor(asked, learned):
-        speed = _relative_speed(card, asked)
-        logger.warning(
-            "%s learned on %s, and %s is another processor: %slatencies were %g to %g times "
-            "such answers, and intervals are widened by that; `tvm-costmodel calibrate` corrects "
-            "it for this machine in three minutes",
-            name, learned, asked,
-            f"answers are multiplied by {speed:.3g}, the speed of a reference kernel; "
-            if speed else "",
-            *(SCALED if speed else OTHER_PROCESSOR),
-        )  # fmt: skip
-    elif device is not None and learned and learned != device:
+    if device not in (None, learned) and learned and not is_other_processor(str(device), learned):
         raise CheckpointError(
             f"{path} was trained for {learned}, and {device} was asked for; give --device "
             f"{learned}, train one on labels of {device}, or calibrate this one with a few "
             "measurements (`tvm-costmodel calibrate`)"
         )
-    regressor = _engine_class(str(name), path, card, engine).load(path)
-    return Predictor(regressor, learned, asked)
+    loaded = Predictor(_engine_class(str(name), path, card, engine).load(path), learned, asked)
+    if loaded.asked:
+        _warn_of_another_processor(loaded)
+    return loaded
+
+
+def _warn_of_another_processor(loaded: Predictor) -> None:
+    is_scaled = loaded.widened is SCALED
+    factor = f"multiplied by {loaded.speed:.3g}, the speed of a reference kernel"
+    logger.warning(
+        "%s learned on %s, and %s is another processor: %slatencies were %g to %g times such "
+        "answers, and intervals are widened by that; `tvm-costmodel calibrate` corrects it for "
+        "this machine in three minutes",
+        *(loaded.name, loaded.device, loaded.asked),
+        f"answers are {factor}; " if is_scaled else "",
+        *loaded.widened,
+    )
 
 
 def _relative_speed(card: Mapping[str, Any], asked: str) -> float | None:

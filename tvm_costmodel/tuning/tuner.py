@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -148,9 +149,13 @@ class Tuning:
             )
             self._measure([*known, *proposals])
 
+    @functools.cached_property
+    def _expert(self) -> Candidate:
+        return rule_of_thumb(self.space)
+
     def _rule_of_thumb(self) -> list[Proposal]:
         """What is measured whatever the predictor says, so that the winner is never behind it."""
-        scored = self.searches[-1].of(rule_of_thumb(self.space))
+        scored = self.searches[-1].of(self._expert)
         if scored is None or scored.candidate == self.space.default:
             return []
         return [Proposal(scored, RULE_OF_THUMB)]
@@ -177,7 +182,7 @@ class Tuning:
                 seconds,
                 settings.strategy,
                 settings.seed + number,
-                start=[rule_of_thumb(self.space), *self.measured],
+                start=[self._expert, *self.measured],
             )
         self.searches.append(result)
         if not math.isfinite(self.default.latency_s):

@@ -26,7 +26,11 @@ from tvm_costmodel.compilers.relax.pass_pipeline import (
     graph_passes,
     machine_passes,
 )
-from tvm_costmodel.compilers.relax.shared_kernels import SharedKernels, named_by_content
+from tvm_costmodel.compilers.relax.shared_kernels import (
+    SharedKernels,
+    kernel_hash,
+    named_by_content,
+)
 from tvm_costmodel.errors import BuildError
 from tvm_costmodel.frontends.onnx.rewrites import rewrites_of
 
@@ -102,18 +106,6 @@ def _kernel_calls(mod: tvm.IRModule) -> dict[str, list[tvm.ir.Call]]:
     return calls
 
 
-def _kernel_hash(func: tirx.PrimFunc) -> str:
-    value = tvm_structural_hash(func.without_attr("global_symbol"))
-    return f"{value & 0xFFFFFFFFFFFFFFFF:016x}"
-
-
-def tvm_structural_hash(func: tirx.PrimFunc) -> int:
-    """Hashes a PrimFunc's structure; names of variables and buffers do not count."""
-    import tvm_ffi
-
-    return int(tvm_ffi.structural_hash(func, map_free_vars=True))
-
-
 def _parameters(func: tirx.PrimFunc) -> tuple[tuple[tuple[int, ...], str], ...]:
     parameters = []
     for parameter in func.params:
@@ -137,7 +129,7 @@ def _components(name: str, rule: CpuScheduleRule) -> tuple[str, ...]:
 def _schedule(mod: tvm.IRModule, target: tvm.target.Target, config: PipelineConfig) -> _Lowered:
     rule = CpuScheduleRule(config.rule)
     calls = _kernel_calls(mod)
-    hashes = {name: _kernel_hash(mod[name]) for name in calls}
+    hashes = {name: kernel_hash(mod[name]) for name in calls}
     mod = schedule_module(mod, target, rule)
     kernels = tuple(
         KernelUse(

@@ -58,7 +58,7 @@ def named_by_content(mod: tvm.IRModule) -> tvm.IRModule:
         if not isinstance(func, tirx.PrimFunc):
             functions[variable] = func
             continue
-        name = f"kernel_{_hash(func):016x}"
+        name = f"kernel_{kernel_hash(func)}"
         if name not in by_name:
             by_name[name] = GlobalVar(name)
             relax.expr._update_type(by_name[name], variable.ty)
@@ -71,9 +71,10 @@ def named_by_content(mod: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule(functions, attrs=mod.attrs)
 
 
-def _hash(func: tirx.PrimFunc) -> int:
+def kernel_hash(func: tirx.PrimFunc) -> str:
+    """Hashes a PrimFunc's structure; names of it, of variables and buffers do not count."""
     value = tvm_ffi.structural_hash(func.without_attr("global_symbol"), map_free_vars=True)
-    return int(value) & 0xFFFFFFFFFFFFFFFF
+    return f"{int(value) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 @mutator

@@ -60,17 +60,23 @@ class TileEmitter:
         self.row_piece, self.lane_piece = index_variable("rows"), index_variable("lanes")
         shape = (tile.rows.vectors, tile.lanes.size)
         self.accumulators = tirx.decl_buffer(shape, contraction.dtype, "held", scope="local")
-        self.staged = tirx.decl_buffer(shape, contraction.dtype, "staged", scope="local")
 
     def build(self) -> tirx.Stmt:
         """Returns the loops that compute the whole output."""
         tile, view = self.view.tile, self.view
         finish = [self._tile_loops(lambda *place: self._finish(self.accumulators, *place))]
         if view.staged:
+            held = self.accumulators
+            staged = tirx.decl_buffer(held.ty.shape, str(held.ty.dtype), "staged", scope="local")
+
+            def stage(*indices: Var) -> tirx.Stmt:
+                place = self._place(*indices)
+                return tirx.BufferStore(staged, tirx.BufferLoad(held, place), place)
+
             finish = [
-                tirx.AllocBuffer(self.staged),
-                self._tile_loops(self._stage),
-                self._tile_loops(lambda *place: self._finish(self.staged, *place), SERIAL),
+                tirx.AllocBuffer(staged),
+                self._tile_loops(stage),
+                self._tile_loops(lambda *place: self._finish(staged, *place), SERIAL),
             ]
         body = tirx.SeqStmt(
             [
@@ -164,10 +170,6 @@ class TileEmitter:
             kind = UNROLLED if axis in self.view.unrolled else SERIAL
             body = loop(axis.var, axis.extent, body, kind)
         return body
-
-    def _stage(self, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
-        place = self._place(row, vector, lane)
-        return tirx.BufferStore(self.staged, tirx.BufferLoad(self.accumulators, place), place)
 
     def _finish(self, sums: Var, row: Var, vector: Var, lane: Var) -> tirx.Stmt:
         values = self._values(row, vector, lane)

@@ -20,16 +20,16 @@ from tvm_costmodel.compilers.cpu_rule.analysis.expression import (
     loads,
     rewrite,
     uses,
-    walk,
 )
 from tvm_costmodel.compilers.cpu_rule.analysis.prim_func import BlockFacts, FunctionFacts
 from tvm_costmodel.compilers.cpu_rule.emit import loop_nests, store_access
 from tvm_costmodel.compilers.cpu_rule.emit.reduction_nest import Bound, ReductionNest, Step
 from tvm_costmodel.compilers.cpu_rule.emit.store_access import Axis
+from tvm_costmodel.compilers.cpu_rule.emit.vector_math import calls_library
 from tvm_costmodel.compilers.cpu_rule.plan.machine import Machine
 from tvm_costmodel.compilers.cpu_rule.templates.elementwise import Computed, can_inline, inline
 
-_COSTLY = ("exp", "tanh", "erf", "log", "pow", "sigmoid", "sqrt", "rsqrt")
+_COSTLY = tuple(f"tirx.{name}" for name in "exp tanh erf log pow sigmoid sqrt rsqrt".split())
 
 
 def padded_value(expr: Expr) -> tuple[Expr, tuple[Bound, ...], float] | None:
@@ -87,11 +87,6 @@ def _reduction_step(
     )
 
 
-def _is_costly(expr: Expr) -> bool:
-    names = (getattr(node.op, "name", "") for node in walk(expr) if isinstance(node, Call))
-    return any(name.split(".")[-1] in _COSTLY for name in names)
-
-
 def steps_of(sch: s_tir.Schedule, facts: FunctionFacts) -> list[Step] | None:
     """Turns a function's blocks into steps; cheap element-wise blocks dissolve into readers."""
     computed: dict[Var, Computed] = {}
@@ -109,7 +104,11 @@ def steps_of(sch: s_tir.Schedule, facts: FunctionFacts) -> list[Step] | None:
                 return None
             steps.append(step)
             continue
-        if block.name not in facts.outputs and can_inline(block) and not _is_costly(value):
+        if (
+            block.name not in facts.outputs
+            and can_inline(block)
+            and not calls_library(value, _COSTLY)
+        ):
             computed[block.store.buffer] = Computed(block.axes, block.axes, value)
             continue
         steps.append(
